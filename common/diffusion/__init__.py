@@ -1,0 +1,38 @@
+"""The diffusion core: knows neither chemistry nor geometry."""
+
+from common.diffusion.denoiser import PARAMETERISATIONS, X0, Denoiser, DenoiserFunction, Eps, V
+from common.diffusion.noise import SampleNoise, sample_seeds
+from common.diffusion.process import Process
+from common.diffusion.sampler import SOLVERS, Sampler, Step
+from common.diffusion.schedule import SCHEDULES, Cosine, LinearLogSNR, LinearPath, Polynomial, Schedule
+from common.diffusion.space import SPACES, Centered, Euclidean, Space
+from common.diffusion.state import State, size_mask
+from common.diffusion.transition import Transition
+
+__all__ = [
+    "PARAMETERISATIONS",
+    "SCHEDULES",
+    "SOLVERS",
+    "SPACES",
+    "X0",
+    "Centered",
+    "Cosine",
+    "Denoiser",
+    "DenoiserFunction",
+    "Eps",
+    "Euclidean",
+    "LinearLogSNR",
+    "LinearPath",
+    "Polynomial",
+    "Process",
+    "SampleNoise",
+    "Sampler",
+    "Schedule",
+    "Space",
+    "State",
+    "Step",
+    "Transition",
+    "V",
+    "sample_seeds",
+    "size_mask",
+]

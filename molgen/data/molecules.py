@@ -6,12 +6,15 @@ Molecules are ragged, so they are stored flat (compressed sparse rows): molecule
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from common.atomic import atomic_writer
 from common.errors import InputError
 
 # Coordinates are stored as integers of this many Angstrom: 0.0001 A is far below any geometry's error.
@@ -106,12 +109,9 @@ class MoleculeSet:
         """Build a set from (atomic numbers (n,), positions (n, 3) in Angstrom) pairs."""
         sizes = np.array([len(numbers) for numbers, _ in molecules], dtype=np.int64)
         return cls(
-            numbers=np.concatenate(
-                [np.asarray(n, dtype=np.uint8) for n, _ in molecules] or [np.empty(0, np.uint8)]
-            ),
+            numbers=np.concatenate([np.asarray(n, dtype=np.uint8) for n, _ in molecules] or [np.empty(0, np.uint8)]),
             positions=np.concatenate(
-                [np.asarray(p, dtype=np.float32).reshape(-1, 3) for _, p in molecules]
-                or [np.empty((0, 3), np.float32)]
+                [np.asarray(p, dtype=np.float32).reshape(-1, 3) for _, p in molecules] or [np.empty((0, 3), np.float32)]
             ),
             offsets=_offsets(sizes),
             properties={name: np.asarray(v, dtype=np.float64) for name, v in (properties or {}).items()},
@@ -130,21 +130,24 @@ class MoleculeSet:
             numbers=np.concatenate([s.numbers for s in sets]),
             positions=np.concatenate([s.positions for s in sets]),
             offsets=_offsets(np.concatenate([s.num_atoms for s in sets])),
-            properties={
-                n: np.concatenate([s.properties.get(n, missing[id(s)]) for s in sets]) for n in names
-            },
+            properties={n: np.concatenate([s.properties.get(n, missing[id(s)]) for s in sets]) for n in names},
             smiles=np.concatenate([np.full(len(s), "") if s.smiles is None else s.smiles for s in sets])
             if with_smiles
             else None,
-            charges=np.concatenate(
-                [np.zeros(len(s), np.int8) if s.charges is None else s.charges for s in sets]
-            )
+            charges=np.concatenate([np.zeros(len(s), np.int8) if s.charges is None else s.charges for s in sets])
             if with_charges
             else None,
         )
 
+    def digest(self) -> str:
+        """Hash of atoms and coordinates, which tells one data set from another in a run's provenance."""
+        content = hashlib.sha256()
+        for array in (self.numbers, np.round(self.positions / _QUANTUM).astype(np.int64), self.offsets):
+            content.update(np.ascontiguousarray(array).tobytes())
+        return content.hexdigest()[:16]
+
     def save(self, path: str | Path) -> None:
-        """Write a compressed npz. Coordinates are rounded to 0.0001 Angstrom."""
+        """Write a compressed npz, all or nothing. Coordinates are rounded to 0.0001 Angstrom."""
         arrays: dict[str, np.ndarray] = {
             "numbers": self.numbers.astype(np.uint8),
             "positions": np.round(self.positions / _QUANTUM).astype(np.int32),
@@ -156,8 +159,8 @@ class MoleculeSet:
             arrays["smiles"] = np.frombuffer("\n".join(self.smiles).encode(), dtype=np.uint8)
         if self.charges is not None:
             arrays["charges"] = self.charges.astype(np.int8)
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        with atomic_writer(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> MoleculeSet:
@@ -175,14 +178,12 @@ class MoleculeSet:
                     for key, values in arrays.items()
                     if key.startswith("property/")
                 },
-                smiles=np.array(arrays["smiles"].tobytes().decode().split("\n"))
-                if "smiles" in arrays
-                else None,
+                smiles=np.array(arrays["smiles"].tobytes().decode().split("\n")) if "smiles" in arrays else None,
                 charges=arrays.get("charges"),
             )
         except FileNotFoundError:
             raise
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{path} is not a molecule set written by this program ({type(error).__name__}: {error})"
             ) from error

@@ -1,0 +1,142 @@
+"""The command line that both domains share: verbs, exit codes, one line for each error.
+
+Results go to stdout, logs to stderr. Exit codes: 0 all delivered, 1 runtime error, 2 usage, 3 fewer than asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from common.atomic import finite
+from common.cli.options import add_options, explain, option, read_options
+from common.errors import IncompleteError, InputError
+
+OK, RUNTIME_ERROR, USAGE_ERROR, INCOMPLETE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What every verb understands."""
+
+    json: bool = option(False, "print the result as JSON on stdout")
+    debug: bool = option(False, "show tracebacks and debug logs")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of a command.
+
+    Attributes:
+        name: as typed.
+        help: one line.
+        options: a dataclass of options, derived from `CommonOptions`.
+        run: does the work and returns what `--json` prints.
+    """
+
+    name: str
+    help: str
+    options: type[CommonOptions]
+    run: Callable[[Any], Any]
+
+
+def run_command(program: str, description: str, verbs: Sequence[Verb], arguments: Sequence[str] | None = None) -> int:
+    """Parse `arguments` (default: the process's own), run the verb, and return the exit code."""
+    table = {verb.name: verb for verb in verbs}
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(program, description, verbs)
+    verb = next((table[word] for word in arguments if word in table), None)
+    try:
+        with _as_argument_error():
+            parsed = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        _say(program, "error", explain(str(error), verb.options if verb else None))
+        _say(program, "hint", f"{program}{f' {verb.name}' if verb else ''} --help lists the options")
+        return USAGE_ERROR
+    verb = table[parsed.verb]
+    options = read_options(parsed[verb.name], verb.options)
+    _set_up_logging(options.debug)
+    return _run(program, verb, options)
+
+
+def _run(program: str, verb: Verb, options: CommonOptions) -> int:
+    try:
+        result = verb.run(options)
+        if options.json:
+            print(json.dumps(finite(result), indent=2, allow_nan=False))
+        return OK
+    except InputError as error:
+        return _fail(program, options, error, USAGE_ERROR, str(error))
+    except IncompleteError as error:
+        return _fail(program, options, error, INCOMPLETE, str(error))
+    except KeyboardInterrupt as error:
+        return _fail(program, options, error, RUNTIME_ERROR, "interrupted")
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong here.
+        sys.stderr.close()
+        return OK
+    except OSError as error:
+        return _fail(
+            program, options, error, RUNTIME_ERROR, f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        )
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _fail(program, options, error, RUNTIME_ERROR, f"{text} (unexpected; --debug shows where)")
+
+
+def _fail(program: str, options: CommonOptions, error: BaseException, code: int, message: str) -> int:
+    if options.debug:
+        logging.getLogger(program).error("traceback:", exc_info=error)
+    _say(program, "error" if code != INCOMPLETE else "incomplete", message)
+    return code
+
+
+def _say(program: str, kind: str, message: str) -> None:
+    print(f"{program}: {kind}: {message}", file=sys.stderr)
+
+
+def _parser(program: str, description: str, verbs: Sequence[Verb]) -> ArgumentParser:
+    parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
+    choices = parser.add_subcommands(required=True, dest="verb", title="verbs", metavar="VERB")
+    for verb in verbs:
+        subparser = ArgumentParser(description=verb.help, exit_on_error=False)
+        add_options(subparser, verb.options)
+        choices.add_subcommand(verb.name, subparser, help=verb.help)
+    return parser
+
+
+@contextlib.contextmanager
+def _as_argument_error() -> Iterator[None]:
+    """Every way in which parsing fails is one exception."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentError(None, str(error)) from error
+
+
+def _set_up_logging(debug: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    # Other packages speak up only when something is wrong.
+    for name in logging.root.manager.loggerDict:
+        if not name.startswith(("common", "molgen", "shapegen")):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stdout, for people."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -1,0 +1,63 @@
+"""Command-line options from dataclasses: one field, one `--kebab-case` flag and one YAML key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Any, TypeVar, get_type_hints
+
+from jsonargparse import ArgumentParser, Namespace
+
+Options = TypeVar("Options")
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of an options class, with the text that `--help` shows (units included)."""
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def argument(help: str) -> Any:
+    """A field of an options class that is positional and must be given."""
+    return dataclasses.field(metadata={"help": help, "positional": True})
+
+
+def add_options(parser: ArgumentParser, options: type) -> None:
+    """Add a flag for each field of the dataclass `options`, and `--config` for a YAML file with the same keys."""
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below, as snake_case keys")
+    hints = get_type_hints(options)
+    for field in dataclasses.fields(options):
+        text = field.metadata["help"]
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, type=hints[field.name], help=text)
+            continue
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        flag = "--" + field.name.replace("_", "-")
+        if hints[field.name] is bool:
+            parser.add_argument(flag, action="store_true", default=default, help=text)
+        else:
+            parser.add_argument(flag, type=hints[field.name], default=default, help=text)
+
+
+def read_options(namespace: Namespace, options: type[Options]) -> Options:
+    """The options object of a parsed namespace."""
+    values = namespace.as_dict()
+    return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})  # type: ignore[arg-type]
+
+
+def explain(message: str, options: type | None) -> str:
+    """A parser's complaint as one line, naming the nearest option where one is unknown."""
+    line = " ".join(message.split())
+    line = re.sub(r"<class '(\w+)'>", r"\1", line)
+    unknown = re.search(
+        r"does not accept option '([^']+)'|unrecognized arguments: --([\w-]+)|Key '([^']+)' is not", line
+    )
+    if unknown and options is not None:
+        name = next(group for group in unknown.groups() if group)
+        known = [field.name for field in dataclasses.fields(options)]
+        nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+        if nearest:
+            line += f"; did you mean '{nearest[0] if '_' in name else nearest[0].replace('_', '-')}'?"
+    return line

@@ -1,0 +1,94 @@
+"""Models on disk: a folder with `model.safetensors` (weights) and `model.json` (everything else). Never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from common.atomic import atomic_writer, write_json
+from common.diffusion import PARAMETERISATIONS, SCHEDULES, SPACES, Denoiser, Process
+from common.errors import InputError
+from common.named import build_named
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def save_model(directory: Path, weights: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
+    """Write a model folder; each file appears whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with atomic_writer(directory / WEIGHTS, "wb") as file:
+        file.write(safetensors.torch.save(tensors))
+    write_json(directory / DESCRIPTION, {"format": FORMAT, **description})
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """`model.json` of a model folder; raises `InputError` where there is none that this program can read."""
+    path = directory / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{directory} is not a model: it has no {DESCRIPTION}; expected a model folder, or a run that has trained"
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path} has format {found!r}, expected {FORMAT}: it was written by another version")
+    return description
+
+
+def read_weights(directory: Path) -> dict[str, torch.Tensor]:
+    """`model.safetensors` of a model folder; pickled files are refused."""
+    path = directory / WEIGHTS
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        pickled = [p.name for p in directory.glob("*") if p.suffix in {".pt", ".pth", ".ckpt", ".pkl", ".pickle"}]
+        hint = f"; {pickled[0]} is a pickle, which can run code when it is read and is refused" if pickled else ""
+        raise InputError(f"{directory} has no {WEIGHTS}{hint}") from error
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"{path} is not a safetensors file ({error}); a pickle is refused, whatever its name"
+        ) from error
+
+
+def build_denoiser(
+    description: Mapping[str, Any],
+    networks: Mapping[str, Callable[..., nn.Module]],
+    parameterisations: Mapping[str, Callable[..., Any]] = PARAMETERISATIONS,
+) -> Denoiser:
+    """An untrained denoiser from the `network`, `schedule`, `space` and `parameterisation` of a description."""
+    process = Process(
+        build_named(description["schedule"], SCHEDULES, "schedule"), build_named(description["space"], SPACES, "space")
+    )
+    return Denoiser(
+        build_named(description["network"], networks, "network"),
+        process,
+        build_named(description["parameterisation"], parameterisations, "parameterisation"),
+    )
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Put weights into a module; a mismatch is one line that names the first difference."""
+    own = module.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unknown:
+        raise InputError(
+            f"{source} does not fit this network: {len(missing)} tensors missing"
+            f"{f' (first: {missing[0]})' if missing else ''}, {len(unknown)} unknown"
+            f"{f' (first: {unknown[0]})' if unknown else ''}"
+        )
+    for name, value in weights.items():
+        if own[name].shape != value.shape:
+            raise InputError(f"{source}: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,40 @@
+"""Random numbers with one stream a sample, so that a batch's make-up changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def sample_seeds(seed: int, start: int, count: int) -> list[int]:
+    """Seeds of the samples start, ..., start + count - 1 of a run with `seed`; independent of how runs are cut."""
+    return [
+        int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
+        for index in range(start, start + count)
+    ]
+
+
+class SampleNoise:
+    """Standard Gaussian noise from one CPU generator a sample.
+
+    Sample b's numbers depend on its own seed, its own number of points, and how often it was asked; neither on
+    padding nor on the device.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, mask: Tensor, n_channels: int) -> Tensor:
+        """(B, N, D) float32 noise on mask's device, zero where mask (B, N) is False.
+
+        Real points must come first in each row of the mask.
+        """
+        if len(mask) != len(self._generators):
+            raise ValueError(f"got a batch of {len(mask)}, expected {len(self._generators)}: one seed a sample")
+        noise = torch.zeros(*mask.shape, n_channels)
+        for row, size, generator in zip(noise, mask.sum(dim=1).tolist(), self._generators, strict=True):
+            torch.randn(size, n_channels, generator=generator, out=row[:size])
+        return noise.to(mask.device, non_blocking=True)

@@ -1,0 +1,48 @@
+"""Things that a configuration chooses by name, with their settings."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from common.errors import InputError
+
+Built = TypeVar("Built")
+
+
+def build_named(description: Mapping[str, Any], table: Mapping[str, Callable[..., Built]], what: str) -> Built:
+    """The entry `description["name"]` of `table`, called with the other keys.
+
+    Args:
+        description: `name` and settings.
+        table: name -> class.
+        what: what is chosen, for messages.
+
+    Raises:
+        InputError: an unknown name or setting; the nearest known one is named.
+    """
+    settings = dict(description)
+    name = settings.pop("name", None)
+    if name not in table:
+        raise InputError(f"got {what} {name!r}{nearest(str(name), table)}, expected one of {', '.join(table)}")
+    return build(table[name], settings, f"{what} '{name}'")
+
+
+def build(factory: Callable[..., Built], settings: Mapping[str, Any], what: str) -> Built:
+    """`factory(**settings)`; unknown, missing and unusable settings are an `InputError`."""
+    known = [key for key in inspect.signature(factory).parameters if key != "self"]
+    for key in settings:
+        if key not in known:
+            raise InputError(f"{what} has no setting '{key}'{nearest(key, known)}; known: {', '.join(known)}")
+    try:
+        return factory(**settings)
+    except TypeError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """`; did you mean 'x'?` where a known name is near, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

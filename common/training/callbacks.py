@@ -1,0 +1,187 @@
+"""What happens beside the training steps: averaging, checkpoints, progress, measurements."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from torch import Tensor
+
+from common.diffusion import Denoiser
+from common.training.module import DiffusionTraining
+
+logger = logging.getLogger(__name__)
+
+
+class WarmedEMA(WeightAveraging):
+    """Exponential moving average whose memory grows with the run until it reaches `decay`.
+
+    A constant decay would keep the initial weights in the average of a short run.
+    """
+
+    def __init__(self, decay: float) -> None:
+        @torch.no_grad()
+        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+            steps = float(count)
+            keep = min(decay, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+
+        super().__init__(multi_avg_fn=average, use_buffers=False)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The averaged denoiser of a running fit."""
+        if self._average_model is None:
+            raise RuntimeError("the average exists while a fit runs")
+        return self._average_model.module.denoiser
+
+
+class CheckpointKeeper(Callback):
+    """Saves `last.ckpt` every few minutes, on Ctrl-C or SIGTERM, and at the end; then stops the run cleanly.
+
+    It saves between optimiser steps, before averaged weights replace the running ones, so the file resumes exactly.
+
+    Args:
+        directory: of the checkpoint.
+        every_s: seconds between saves.
+        max_s: stop, resumable, after this many seconds; None for no limit.
+
+    Attributes:
+        interrupted: a signal or the time limit ended the fit before its last step.
+    """
+
+    def __init__(self, directory: Path, every_s: float, max_s: float | None = None) -> None:
+        self.path = directory / "last.ckpt"
+        self.every_s = every_s
+        self.max_s = max_s
+        self.interrupted = False
+        self._signalled = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes over the signals; a second Ctrl-C gives up at once."""
+        self._started = self._saved = time.monotonic()
+        self._seconds_before = _training(pl_module).seconds
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where it is time, all processes together."""
+        module = _training(pl_module)
+        now = time.monotonic()
+        module.seconds = self._seconds_before + now - self._started
+        out_of_time = self.max_s is not None and now - self._started >= self.max_s
+        stop, due = self._signalled or out_of_time, now - self._saved >= self.every_s
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        between_steps = module.between_steps
+        done = module.steps >= module.max_steps
+        if between_steps and (stop or due or done):
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+        if between_steps and (stop or done):
+            self.interrupted = stop and not done
+            trainer.should_stop = True
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            raise KeyboardInterrupt
+        self._signalled = True
+        logger.info("%s: saving after this step (again to give up at once)", signal.Signals(number).name)
+
+
+class ProgressLines(Callback):
+    """A plain line every few seconds: step, loss, throughput, time left."""
+
+    def __init__(self, every_s: float = 15.0) -> None:
+        self.every_s = every_s
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the clock."""
+        module = _training(pl_module)
+        self._mark = (time.monotonic(), module.steps, module.samples_seen)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints when due, on the first process."""
+        module = _training(pl_module)
+        then, steps, samples = self._mark
+        now = time.monotonic()
+        done = module.steps >= module.max_steps and module.steps > steps
+        if not trainer.is_global_zero or (now - then < self.every_s and not done):
+            return
+        rate = (module.steps - steps) / (now - then)
+        left_s = (module.max_steps - module.steps) / rate if rate > 0 else float("inf")
+        parts = "  ".join(
+            f"{name.removeprefix('train/')} {float(value):.4g}"
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train/") and "samples" not in name and "factor" not in name
+        )
+        logger.info(
+            "step %d/%d  %s  %.0f samples/s  %s left",
+            module.steps, module.max_steps, parts, (module.samples_seen - samples) / (now - then), _duration(left_s),
+        )  # fmt: skip
+        self._mark = (now, module.steps, module.samples_seen)
+
+
+class Measurements(Callback):
+    """Every few steps, measures the averaged denoiser and logs what comes back under `sample/`.
+
+    Args:
+        measure: denoiser -> name -> value; runs on the first process.
+        every_steps: steps between measurements.
+        ema: where the averaged weights are.
+    """
+
+    def __init__(self, measure: Callable[[Denoiser], Mapping[str, float]], every_steps: int, ema: WarmedEMA) -> None:
+        self.measure = measure
+        self.every_steps = every_steps
+        self.ema = ema
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measures when due."""
+        module = _training(pl_module)
+        if not module.between_steps or module.steps % self.every_steps or not trainer.is_global_zero:
+            return
+        denoiser = self.ema.denoiser
+        denoiser.eval()
+        values = {f"sample/{name}": float(value) for name, value in self.measure(denoiser).items()}
+        values["sample/seconds"] = module.seconds
+        values["sample/samples_seen"] = float(module.samples_seen)
+        for run_logger in trainer.loggers:
+            run_logger.log_metrics(values, step=module.steps)
+        logger.info("step %d  %s", module.steps, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+
+
+def _training(module: lightning.LightningModule) -> DiffusionTraining:
+    if not isinstance(module, DiffusionTraining):
+        raise TypeError(f"got {type(module).__name__}, expected DiffusionTraining")
+    return module
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:d}:{minutes:02d}:{seconds:02d}"

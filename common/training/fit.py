@@ -1,0 +1,164 @@
+"""`fit`: one training run in a run directory, on one device or several processes, resumable."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from common.algorithms.likelihood import Likelihood
+from common.diffusion import Denoiser
+from common.errors import InputError
+from common.training.allocator import tune_allocator
+from common.training.callbacks import CheckpointKeeper, Measurements, ProgressLines, WarmedEMA
+from common.training.module import BatchSource, DiffusionTraining
+from common.training.optimiser import OptimiserConfig
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a run is carried out.
+
+    Attributes:
+        max_steps: optimiser steps of the whole run.
+        accumulate: batches per optimiser step.
+        precision: `float32` or `bf16` (autocast; weights stay float32).
+        devices: processes, one a GPU, or this many on the CPU.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        ema_decay: memory of the weight average, reached after about ten times 1 / (1 - decay) steps.
+        seed: of noise and times.
+        checkpoint_minutes: between checkpoints.
+        max_minutes: stop after that time, resumable; 0 for no limit.
+        measure_every: optimiser steps between measurements; 0 for none.
+        log_every: optimiser steps between log entries.
+    """
+
+    max_steps: int
+    accumulate: int = 1
+    precision: str = "bf16"
+    devices: int = 1
+    device: str = "auto"
+    ema_decay: float = 0.999
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+    max_minutes: float = 0.0
+    measure_every: int = 0
+    log_every: int = 50
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit leaves: the averaged denoiser, and how far it came.
+
+    Attributes:
+        denoiser: with averaged weights.
+        steps: optimiser steps taken.
+        samples_seen: clean states seen.
+        seconds: spent in training, over all resumptions.
+        finished: whether the run reached its last step.
+        is_first_process: whether this process should write results.
+    """
+
+    denoiser: Denoiser
+    steps: int
+    samples_seen: int
+    seconds: float
+    finished: bool
+    is_first_process: bool
+
+
+def fit(
+    denoiser: Denoiser,
+    algorithm: Likelihood,
+    optimiser: OptimiserConfig,
+    batches: BatchSource,
+    config: FitConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    measure: Callable[[Denoiser], Mapping[str, float]] | None = None,
+) -> FitResult:
+    """Train; logs go to `directory/logs`, the resumable state to `directory/checkpoints/last.ckpt`.
+
+    Raises:
+        InputError: unusable options, or nothing to resume.
+    """
+    if config.precision not in PRECISIONS:
+        raise InputError(f"got precision '{config.precision}', expected one of {', '.join(PRECISIONS)}")
+    tune_allocator()
+    module = DiffusionTraining(
+        denoiser, algorithm, optimiser, batches,
+        max_steps=config.max_steps, accumulate=config.accumulate, seed=config.seed,
+    )  # fmt: skip
+    ema = WarmedEMA(config.ema_decay)
+    keeper = CheckpointKeeper(
+        directory / "checkpoints",
+        every_s=60 * config.checkpoint_minutes,
+        max_s=60 * config.max_minutes if config.max_minutes > 0 else None,
+    )
+    if resume and not keeper.path.exists():
+        raise InputError(f"nothing to resume: {keeper.path} does not exist; leave --resume out to start")
+    on_terminal = sys.stderr.isatty()
+    callbacks: list[Callback] = [ema, RichProgressBar() if on_terminal else ProgressLines(), keeper]
+    if measure is not None and config.measure_every > 0:
+        callbacks.insert(1, Measurements(measure, config.measure_every, ema))
+    _quiet_lightning()
+    trainer = lightning.Trainer(
+        accelerator={"cuda": "gpu"}.get(config.device, config.device),
+        devices=config.devices,
+        strategy="ddp" if config.devices > 1 else "auto",
+        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        max_epochs=1,
+        logger=[
+            # A resumed run writes a table of its own: logs/csv/version_0, version_1, ...
+            CSVLogger(directory / "logs", name="csv", flush_logs_every_n_steps=config.log_every),
+            TensorBoardLogger(directory / "logs", name="tensorboard", version=""),
+        ],
+        log_every_n_steps=config.log_every,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=on_terminal,
+        default_root_dir=directory,
+    )
+    trainer.fit(module, ckpt_path=keeper.path if resume else None, weights_only=True)
+    return FitResult(
+        denoiser=module.denoiser.eval(),
+        steps=module.steps,
+        samples_seen=module.samples_seen,
+        seconds=module.seconds,
+        finished=module.steps >= module.max_steps,
+        is_first_process=trainer.is_global_zero,
+    )
+
+
+def learnable_count(module: torch.nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _quiet_lightning() -> None:
+    """Silences remarks that are no news to the user of this program."""
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*dataloader is not resumable.*",  # The batches are a function of the step.
+        ".*You called `self.log.*batch_size.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

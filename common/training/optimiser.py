@@ -1,0 +1,85 @@
+"""Optimiser and learning-rate schedule by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from common.errors import InputError
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """What updates the weights.
+
+    Attributes:
+        name: `adamw` (arXiv 1711.05101) or `muon` (matrices by orthogonalised momentum, the rest by AdamW).
+        learning_rate: of AdamW, after warm-up.
+        muon_learning_rate: of Muon's matrices; each update has about unit spectral norm.
+        weight_decay: decoupled.
+        warmup_steps: linear ramp from zero.
+        decay_fraction: share of the run, at its end, over which the rate falls linearly to zero; 1 starts at once.
+            A constant rate with a late decay lets a run be prolonged from any checkpoint before the decay.
+        gradient_clip: norm above which gradients are scaled down; 0 for none.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    decay_fraction: float = 0.3
+    gradient_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMISERS:
+            raise InputError(f"got optimiser '{self.name}', expected one of {', '.join(OPTIMISERS)}")
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Learning rate at `step` of `max_steps`, relative to its full value."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = (max_steps - step) / max(1.0, self.decay_fraction * max_steps)
+        return warm * min(1.0, max(0.0, left))
+
+
+def _adamw(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    return [_adamw_for(list(module.parameters()), config)]
+
+
+def _muon(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the network; what reads inputs or writes outputs stays with AdamW.
+
+    A module lists the latter in `edge_modules`, because Muon's equalised updates harm them (Jordan et al. 2024).
+    """
+    edges = {
+        id(parameter)
+        for submodule in module.modules()
+        for name in getattr(submodule, "edge_modules", ())
+        for parameter in getattr(submodule, name).parameters()
+    }
+    matrices = [p for p in module.parameters() if p.ndim == 2 and min(p.shape) > 1 and id(p) not in edges]
+    inside = {id(p) for p in matrices}
+    rest = [p for p in module.parameters() if id(p) not in inside]
+    muon = torch.optim.Muon(
+        matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True
+    )
+    return [muon, _adamw_for(rest, config)]
+
+
+def _adamw_for(parameters: list[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
+    # Norm gains, biases and other vectors are not decayed.
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+OPTIMISERS = {"adamw": _adamw, "muon": _muon}
+
+
+def build_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of `config` over all trainable parameters of `module`."""
+    return OPTIMISERS[config.name](module, config)

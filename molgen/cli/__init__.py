@@ -1,0 +1,19 @@
+"""The command `molgen`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.cli.app import Verb, run_command
+
+
+def verbs() -> list[Verb]:
+    """The verbs of `molgen`, in the order of a project's life."""
+    from molgen.cli import data, doctor, evaluate, generate, models, train
+
+    return [doctor.VERB, models.VERB, data.VERB, train.VERB, generate.VERB, evaluate.VERB]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_command("molgen", "Generate 3D molecules with diffusion models.", verbs(), arguments)

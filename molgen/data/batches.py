@@ -1,0 +1,90 @@
+"""Training batches of molecules of similar size, as a pure function of (seed, step).
+
+Batch k never depends on batch k - 1, so a resumed run sees exactly what the uninterrupted one would have seen, and
+each of several processes takes its own share without talking to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from common.diffusion import State
+from common.errors import InputError
+from molgen.data.codec import MoleculeCodec
+from molgen.data.molecules import MoleculeSet
+
+# Molecules of this many batches are sorted by size together: more gives less padding, and batches that differ more.
+_POOL = 16
+
+
+class MoleculeBatches(IterableDataset[State]):
+    """Endless stream of `State` batches, each molecule once an epoch, similar sizes together.
+
+    Args:
+        molecules: the training set.
+        codec: molecule -> state.
+        batch_size: molecules in a batch of this process.
+        seed: of the order.
+        rank, world_size: this process takes batches rank, rank + world_size, ...
+        start: step at which the stream begins (resume).
+        context: (M, C) float32 condition of each molecule, or None.
+    """
+
+    def __init__(
+        self,
+        molecules: MoleculeSet,
+        codec: MoleculeCodec,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        context: np.ndarray | None = None,
+    ) -> None:
+        if len(molecules) == 0:
+            raise InputError("got an empty training set, expected at least one molecule")
+        self._states = codec.encode(molecules)
+        if context is not None:
+            self._states = self._states.replace(condition={"context": torch.from_numpy(context).float()})
+        self._sizes = molecules.num_atoms
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start = start
+
+    def __iter__(self) -> Iterator[State]:
+        step = self.start
+        pool_number, pool = -1, []
+        while True:
+            index = step * self.world_size + self.rank
+            if index // _POOL != pool_number:
+                pool_number = index // _POOL
+                pool = self._pool(pool_number)
+            yield self._collate(pool[index % _POOL])
+            step += 1
+
+    def _pool(self, number: int) -> list[np.ndarray]:
+        """The index arrays of pool `number`: `_POOL` batches of similar sizes, in random order."""
+        count = self.batch_size * _POOL
+        stream = np.arange(number * count, (number + 1) * count)
+        epochs, places = stream // len(self._sizes), stream % len(self._sizes)
+        members = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self._sizes))
+            members[epochs == epoch] = order[places[epochs == epoch]]
+        rng = np.random.default_rng([self.seed, 1, number])
+        # A stable sort of a random order leaves molecules of one size shuffled.
+        members = members[np.argsort(self._sizes[members], kind="stable")]
+        batches = members.reshape(_POOL, self.batch_size)
+        return list(batches[rng.permutation(_POOL)])
+
+    def _collate(self, indices: np.ndarray) -> State:
+        state = self._states.index(torch.from_numpy(indices))
+        largest = int(self._sizes[indices].max())
+        return state.replace(x=state.x[:, :largest], mask=state.mask[:, :largest])

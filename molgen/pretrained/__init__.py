@@ -1,0 +1,38 @@
+"""The models that ship with the package: a folder each, with weights, description and card."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import torch
+
+from common.diffusion.model_file import DESCRIPTION
+from common.errors import InputError
+from molgen.model import MoleculeModel
+
+_HERE = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Names of the shipped models."""
+    return sorted(path.parent.name for path in _HERE.glob(f"*/{DESCRIPTION}"))
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a shipped model, of a model folder, or of a run directory; an `InputError` otherwise."""
+    if str(name) in names():
+        return _HERE / str(name)
+    path = Path(name)
+    if path.is_dir():
+        return path
+    nearest = difflib.get_close_matches(str(name), names(), n=1)
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    raise InputError(
+        f"no model '{name}'{hint} Expected a model folder, a run directory, or one of: {', '.join(names()) or 'none'}"
+    )
+
+
+def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> MoleculeModel:
+    """The shipped model called `name`, or the one in a folder."""
+    return MoleculeModel.load(find_model(name), device)

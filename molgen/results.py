@@ -1,0 +1,65 @@
+"""What a generation leaves on disk: samples, tables, metrics, pictures."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.atomic import atomic_writer, write_json
+from molgen.chemistry.descriptors import describe
+from molgen.data.molecules import MoleculeSet
+from molgen.data.sdf import write_sdf
+from molgen.data.sources import load_data, split_data
+from molgen.metrics.report import Evaluation, evaluate
+
+logger = logging.getLogger(__name__)
+
+RAW_SAMPLES = "samples.npz"
+
+
+def training_data(name: str, data_folder: str | Path = "data") -> MoleculeSet:
+    """The training part of a data set by name or path: what novelty and distances are measured against."""
+    molecules = load_data(name, data_folder=data_folder).molecules
+    return molecules.select(split_data(name, molecules)["train"])
+
+
+def judge(samples: MoleculeSet, reference: MoleculeSet | None, **options: Any) -> Evaluation:
+    """`evaluate`, with a word about how long the reference takes."""
+    if reference is not None:
+        logger.info("comparing with %d reference molecules", len(reference))
+    return evaluate(samples, reference, **options)
+
+
+def write_samples(directory: Path, samples: MoleculeSet, evaluation: Evaluation) -> None:
+    """`samples.npz` (numbers as generated), `samples.sdf` (bonds perceived) and `samples.csv`."""
+    samples.save(directory / RAW_SAMPLES)
+    rows = evaluation.rows
+    write_sdf(
+        directory / "samples.sdf",
+        samples,
+        mols=[found.mol for found in evaluation.perceived],
+        reasons=[found.reason or "" for found in evaluation.perceived],
+        properties={
+            "smiles": [row["smiles"] or "" for row in rows],
+            "valid": [str(row["valid"]).lower() for row in rows],
+            "edm_stable": ["" if row["edm_stable"] is None else str(row["edm_stable"]).lower() for row in rows],
+        },
+        names=[f"sample_{row['index']}" for row in rows],
+    )
+
+
+def write_tables(directory: Path, evaluation: Evaluation, facts: Mapping[str, Any] | None = None) -> None:
+    """`samples.csv` (one row a sample, with RDKit descriptors where there are bonds) and `metrics.json`."""
+    rows = [
+        {**row, **(describe(found.mol) if found.mol is not None else {})}
+        for row, found in zip(evaluation.rows, evaluation.perceived, strict=True)
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_writer(directory / "samples.csv") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_json(directory / "metrics.json", {**evaluation.as_json(), **(facts or {})})

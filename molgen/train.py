@@ -1,0 +1,157 @@
+"""`train`: a molecule model from a data set and a configuration, in a run directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.algorithms.likelihood import Likelihood
+from common.diffusion import Denoiser, State
+from common.diffusion.model_file import load_weights
+from common.training.fit import FitConfig, FitResult, fit, learnable_count
+from common.training.optimiser import OptimiserConfig
+from molgen.chemistry.bonds import edm_bonds, edm_stability
+from molgen.data.batches import MoleculeBatches
+from molgen.data.molecules import MoleculeSet
+from molgen.metrics.validity import edm_smiles
+from molgen.model import MoleculeModel, SizeLaw
+from molgen.pretrained import find_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained; each part is a name and its settings, as in `model.json`."""
+
+    network: Mapping[str, Any] = field(default_factory=lambda: {"name": "transformer"})
+    parameterisation: Mapping[str, Any] = field(default_factory=lambda: {"name": "categorical_types"})
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"name": "cosine"})
+    codec: Mapping[str, Any] = field(default_factory=lambda: {"coordinate_scale": 0.75, "type_scale": 1.0})
+    sampler: Mapping[str, Any] = field(default_factory=lambda: {"steps": 50, "solver": "sde-dpm2"})
+
+    def describe(self, name: str, molecules: MoleculeSet) -> dict[str, Any]:
+        """The `model.json` of a model of `molecules`."""
+        elements = [int(z) for z in np.unique(molecules.numbers)]
+        codec = {"elements": elements, **self.codec}
+        n_features = len(elements) + (codec.get("number_scale", 0) > 0)
+        law = SizeLaw.of(molecules)
+        return {
+            "domain": "molgen",
+            "name": name,
+            "network": {**self.network, "n_features": n_features},
+            "parameterisation": dict(self.parameterisation),
+            "schedule": dict(self.schedule),
+            "space": {"name": "centered", "n_coordinates": 3},
+            "codec": codec,
+            "size_law": {"sizes": list(law.sizes), "weights": list(law.weights)},
+            "sampler": dict(self.sampler),
+        }
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What one step sees.
+
+    Attributes:
+        batch_size: molecules a process and step.
+        max_weight: see `Likelihood`.
+        timesteps: see `Likelihood`.
+    """
+
+    batch_size: int = 128
+    max_weight: float | None = None
+    timesteps: int | None = None
+
+
+def train(
+    molecules: MoleculeSet,
+    directory: Path,
+    *,
+    name: str,
+    model_config: ModelConfig,
+    batch_config: BatchConfig,
+    optimiser: OptimiserConfig,
+    fit_config: FitConfig,
+    facts: Mapping[str, Any],
+    init_from: str | None = None,
+    resume: bool = False,
+    measure_samples: int = 0,
+) -> tuple[MoleculeModel, FitResult]:
+    """Train on `molecules` and write the model, with averaged weights, to `directory/model`.
+
+    Args:
+        molecules: the training part of the data.
+        directory: of the run.
+        name: of the model.
+        model_config, batch_config, optimiser, fit_config: see there.
+        facts: what else `model.json` shall say (data, licence, ...).
+        init_from: start from the weights of this model (name or folder).
+        resume: go on from the checkpoint in `directory`.
+        measure_samples: molecules generated for each measurement.
+
+    Raises:
+        InputError: unusable configuration or data.
+    """
+    torch.manual_seed(fit_config.seed)
+    model = MoleculeModel.create({**model_config.describe(name, molecules), **facts})
+    if init_from is not None:
+        base = MoleculeModel.load(find_model(init_from))
+        load_weights(model.denoiser, base.denoiser.state_dict(), init_from)
+    logger.info(
+        "%s: %d molecules, %.2f million parameters", name, len(molecules), learnable_count(model.denoiser) / 1e6
+    )
+
+    def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
+        return MoleculeBatches(
+            molecules, model.codec, batch_config.batch_size,
+            seed=fit_config.seed, rank=rank, world_size=world_size, start=start,
+        )  # fmt: skip
+
+    result = fit(
+        model.denoiser,
+        Likelihood(timesteps=batch_config.timesteps, max_weight=batch_config.max_weight),
+        optimiser,
+        batches,
+        fit_config,
+        directory,
+        resume=resume,
+        measure=_quality(model, measure_samples, fit_config.precision) if measure_samples > 0 else None,
+    )
+    model.description = {
+        **model.description,
+        "training": {
+            "steps": result.steps,
+            "samples_seen": result.samples_seen,
+            "seconds": round(result.seconds, 1),
+            "finished": result.finished,
+            "parameters": learnable_count(result.denoiser),
+        },
+    }
+    if result.is_first_process:
+        model.save(directory / "model")
+    return model, result
+
+
+def _quality(model: MoleculeModel, count: int, precision: str) -> Callable[[Denoiser], dict[str, float]]:
+    """Stability and validity x uniqueness (EDM's rule) of samples from the averaged denoiser; same seeds each time."""
+
+    def measure(denoiser: Denoiser) -> dict[str, float]:
+        snapshot = MoleculeModel(denoiser, model.codec, model.size_law, model.sampler, model.description)
+        samples = snapshot.sample(count, seed=0, precision=precision)
+        bonds = edm_bonds(samples)
+        stability = edm_stability(samples, bonds)
+        valid = [smiles for smiles in edm_smiles(samples, bonds=bonds)[0] if smiles]
+        return {
+            "atom_stability": float(stability.atoms.mean()),
+            "molecule_stability": float(stability.molecules.mean()),
+            "valid_and_unique": len(set(valid)) / count,
+        }
+
+    return measure

@@ -1,0 +1,58 @@
+"""The one direction of flow: who may import whom. Imports are read from the source, also those inside functions."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imports(package: str) -> dict[str, set[str]]:
+    """file -> dotted names that it imports, for all files below a package."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        found[str(path.relative_to(ROOT))] = names
+    return found
+
+
+def offenders(package: str, forbidden: str) -> list[str]:
+    return [
+        f"{path} imports {name}"
+        for path, names in imports(package).items()
+        for name in names
+        if name == forbidden or name.startswith(forbidden + ".")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("common", "molgen"),
+        ("common", "shapegen"),
+        ("molgen", "shapegen"),
+        ("common/diffusion", "common.training"),
+        ("common/diffusion", "common.algorithms"),
+        ("common/diffusion", "lightning"),
+        ("common/algorithms", "common.training"),
+        ("molgen/chemistry", "torch"),
+        ("molgen/metrics", "torch"),
+    ],
+)
+def test_nothing_flows_backwards(package, forbidden):
+    assert imports(package), f"{package} has no files"
+    assert offenders(package, forbidden) == []
+
+
+def test_sampling_never_imports_training():
+    for path in ("molgen/model.py", "molgen/cli/generate.py", "molgen/pretrained/__init__.py"):
+        names = imports(path.split("/")[0])[path]
+        assert not {name for name in names if name.startswith(("common.training", "lightning"))}
