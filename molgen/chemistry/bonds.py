@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from molgen.chemistry import elements
 from molgen.data.molecules import MoleculeSet
@@ -136,6 +134,10 @@ def uncovered_numbers(molecules: MoleculeSet) -> list[int]:
 def count_fragments(molecules: MoleculeSet, factor: float = CONNECTED_FACTOR) -> np.ndarray:
     """(M,) number of connected pieces of each molecule, atoms closer than `factor` times the sum of their covalent
     radii being connected. 0 for a molecule without atoms; an atom at a NaN position is a piece of its own."""
+    # Here, because scipy would take most of the time in which a perception worker starts.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     radii = np.zeros(256)
     radii[: elements.MAX_NUMBER + 1] = np.nan_to_num(elements.covalent_radii())
     firsts, seconds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]

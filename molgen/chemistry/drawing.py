@@ -116,7 +116,7 @@ def _draw_in_space(axis: Axes, mol: Chem.Mol) -> None:
         ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         _draw_stick(axis, position, shaded, *ends, bond.GetBondTypeAsDouble())
     for k in np.argsort(depth):
-        _draw_ball(axis, position[k, :2], radii[k], shaded[k], depth[k])
+        _draw_ball(axis, (position[k, 0], position[k, 1]), radii[k], shaded[k], depth[k])
     centre = (position[:, :2].max(axis=0) + position[:, :2].min(axis=0)) / 2
     half_width, half_height = np.ptp(position[:, :2], axis=0) / 2 + 0.55
     reach = max(1.6, half_width, half_height / _ASPECT)
@@ -125,11 +125,11 @@ def _draw_in_space(axis: Axes, mol: Chem.Mol) -> None:
     axis.set_aspect("equal")
 
 
-def _draw_ball(axis: Axes, centre: np.ndarray, radius: float, colour: np.ndarray, depth: float) -> None:
+def _draw_ball(axis: Axes, centre: tuple[float, float], radius: float, colour: np.ndarray, depth: float) -> None:
     axis.add_patch(
         matplotlib.patches.Circle(centre, radius, facecolor=colour * 0.82, edgecolor="#303030", lw=0.5, zorder=depth)
     )
-    light = centre + np.array([-0.25, 0.25]) * radius
+    light = centre[0] - 0.25 * radius, centre[1] + 0.25 * radius
     for share, mix in ((0.68, 0.0), (0.45, 0.25), (0.22, 0.6)):
         axis.add_patch(
             matplotlib.patches.Circle(light, radius * share, facecolor=colour + (1 - colour) * mix, lw=0, zorder=depth)

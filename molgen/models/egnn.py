@@ -66,11 +66,12 @@ class MessageLayer(nn.Module):
         joined = torch.cat([h, aggregated.to(h.dtype)], dim=-1)
         return h + self.node_second(F.silu(self.node_first(joined)))
 
-    def sum_packed(self, h: Tensor, features: Tensor, edges: PackedEdges) -> Tensor:
-        """(n, H) sums of the messages; h (n, H), features (E, F)."""
+    def sum_packed(self, h: Tensor, distance: Tensor, initial: Tensor, edges: PackedEdges) -> Tensor:
+        """(n, H) sums of the messages; h (n, H), features distance and initial (E, F / 2)."""
         sums, _, _ = GatedMessages.apply(
             self.edge.node_products(h).flatten(0, 1),
-            features,
+            distance,
+            initial,
             self.edge.feature_weight(),
             self.edge.second.weight,
             self.edge.second.bias,
@@ -100,11 +101,12 @@ class CoordinateUpdate(nn.Module):
         self.scale = nn.Linear(hidden_nf, 1, bias=False)
         nn.init.xavier_uniform_(self.scale.weight, gain=0.001)
 
-    def packed(self, h: Tensor, features: Tensor, edges: PackedEdges) -> Tensor:
-        """(E,) from h (n, H) and features (E, F)."""
+    def packed(self, h: Tensor, distance: Tensor, initial: Tensor, edges: PackedEdges) -> Tensor:
+        """(E,) from h (n, H), features distance and initial (E, F / 2)."""
         phi, _ = EdgeScalars.apply(
             self.edge.node_products(h).flatten(0, 1),
-            features,
+            distance,
+            initial,
             self.edge.feature_weight(),
             self.edge.second.weight,
             self.edge.second.bias,
@@ -247,10 +249,9 @@ class EGNN(nn.Module):
             squared = (difference**2).sum(dim=-1, keepdim=True)
             distance = self._distance_features(squared)
             initial = distance if initial is None else initial
-            features = torch.cat([distance, initial], dim=-1)
             for layer in block.messages:
-                h = layer.update(h, layer.sum_packed(h, features, edges) / divisor)
-            step = self._step(block.update.packed(h, features, edges)[:, None], difference, squared)
+                h = layer.update(h, layer.sum_packed(h, distance, initial, edges) / divisor)
+            step = self._step(block.update.packed(h, distance, initial, edges)[:, None], difference, squared)
             position = position + torch.zeros_like(position).index_add(0, edges.row, step) / divisor
         velocity = position - start
         mean = torch.zeros_like(sizes).expand(-1, 3).index_add(0, edges.molecule, velocity) / sizes

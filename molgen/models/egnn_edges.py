@@ -11,6 +11,7 @@ the backward pass, and recompute the rest. They are differentiable once.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ class PackedEdges:
         starts: (n,) int64, the first edge of each atom's row.
         gather: (2E,) int64, for each atom its own edges, then the reversed ones, as positions inside their piece.
         pieces: the pieces in order; they cover all edges and atoms.
+        count: 0, 1, ... up to the edges of the largest piece.
     """
 
     slots: Tensor
@@ -57,6 +59,7 @@ class PackedEdges:
     starts: Tensor
     gather: Tensor
     pieces: tuple[Piece, ...]
+    count: Tensor
 
     @property
     def n_nodes(self) -> int:
@@ -94,7 +97,26 @@ class PackedEdges:
         gather[edge + starts[row]] = edge - piece_start
         gather[edge + starts[row] + degree[row]] = reversed_edge - piece_start
         pair = torch.stack([2 * row, 2 * column + 1], dim=1)
-        return cls(slots, molecule, sizes, row, column, pair, starts, gather, pieces)
+        count = torch.arange(max((piece.edge_stop - piece.edge_start for piece in pieces), default=0))
+        return cls(slots, molecule, sizes, row, column, pair, starts, gather, pieces, count)
+
+    @functools.cached_property
+    def row_and_last(self) -> Tensor:
+        """(E, 2) int64: an edge's row, and n: rows of an (n + 1, H) table."""
+        return torch.stack([self.row, torch.full_like(self.row, self.n_nodes)], dim=1)
+
+    @functools.cached_property
+    def table_index(self) -> dict[int, Tensor]:
+        """Filled by `first_layer_index`."""
+        return {}
+
+    def first_layer_index(self, n_features: int) -> Tensor:
+        """(E, 2 + F) int64: `pair`, and 2n, 2n + 1, ...: the rows that make up an edge's first layer."""
+        if n_features not in self.table_index:
+            start = 2 * self.n_nodes
+            rows = torch.arange(start, start + n_features).expand(self.n_edges, -1)
+            self.table_index[n_features] = torch.cat([self.pair, rows], dim=1)
+        return self.table_index[n_features]
 
 
 def _cut(sizes: Tensor, piece_edges: int) -> tuple[Piece, ...]:
@@ -120,26 +142,35 @@ def _bag(table: Tensor, index: Tensor, offsets: Tensor | None = None, weights: T
 class _Layers:
     """What both functions share: the piecewise first layer, the second layer and their derivatives."""
 
-    def __init__(self, edges: PackedEdges, nodes: Tensor, features: Tensor, feature_weight: Tensor, dtype: torch.dtype):
-        n_nodes, n_features = edges.n_nodes, features.shape[1]
-        self.edges, self.features, self.feature_weight, self.dtype = edges, features, feature_weight, dtype
-        self.table = torch.cat([nodes.to(features.dtype), feature_weight])
-        feature_rows = torch.arange(2 * n_nodes, 2 * n_nodes + n_features).expand(edges.n_edges, -1)
-        self.index = torch.cat([edges.pair, feature_rows], dim=1)
-        self.weights = torch.cat([features.new_ones(edges.n_edges, 2), features], dim=1)
+    def __init__(
+        self,
+        edges: PackedEdges,
+        nodes: Tensor,
+        distance: Tensor,
+        initial: Tensor,
+        feature_weight: Tensor,
+        dtype: torch.dtype,
+    ):
+        self.edges, self.feature_weight, self.dtype = edges, feature_weight, dtype
+        self.table = torch.cat([nodes.to(distance.dtype), feature_weight])
+        self.index = edges.first_layer_index(len(feature_weight))
+        self.weights = torch.cat([distance.new_ones(edges.n_edges, 2), distance, initial], dim=1)
 
     def first(self, piece: Piece) -> Tensor:
         """W1 [h_i, h_j, f_ij] + b1 of a piece, in the precision of the geometry."""
         rows = slice(piece.edge_start, piece.edge_stop)
         return _bag(self.table, self.index[rows], weights=self.weights[rows])
 
-    def start_backward(self, second_weight: Tensor, hidden: int, needs_features: bool) -> None:
-        """Make the accumulators of the gradients."""
+    def start_backward(self, second_weight: Tensor, needed: tuple[bool, bool]) -> None:
+        """Make the accumulators; `needed` tells whether the two halves of the features want a gradient."""
+        hidden = len(second_weight)
         full = self.table.new_zeros
-        self.second_weight = second_weight
+        self.second_weight = second_weight.to(self.dtype)
         self.grad_nodes = self.table.new_empty(2 * self.edges.n_nodes, hidden)
         self.grad_feature_weight = full(self.feature_weight.shape)
-        self.grad_features = torch.empty_like(self.features) if needs_features else None
+        width = len(self.feature_weight) // 2
+        # Column by column, as the products below write them.
+        self.grad_features = [full(width, self.edges.n_edges) if need else None for need in needed]
         self.grad_second_weight = full(hidden, hidden)
         self.grad_second_bias = full(hidden)
 
@@ -161,32 +192,53 @@ class _Layers:
         self.grad_nodes[2 * piece.node_start : 2 * piece.node_stop] = _bag(grad_first, gather, offsets)
 
         # Matrix-vector products: BLAS is slow at products with a width of 2.
-        features = self.features[edges]
-        for k in range(features.shape[1]):
-            self.grad_feature_weight[k].addmv_(grad_first.t(), features[:, k])
-            if self.grad_features is not None:
-                self.grad_features[edges, k] = grad_first @ self.feature_weight[k]
+        width = len(self.feature_weight) // 2
+        for k in range(2 * width):
+            self.grad_feature_weight[k].addmv_(grad_first.t(), self.weights[edges, 2 + k])
+            half = self.grad_features[k // width]
+            if half is not None:
+                torch.mv(grad_first, self.feature_weight[k], out=half[k % width, edges])
+
+    def gradients(self, nodes: Tensor) -> tuple[Tensor | None, ...]:
+        """Of nodes, distance, initial, feature_weight, second_weight and second_bias."""
+        return (
+            self.grad_nodes.to(nodes.dtype),
+            *(None if half is None else half.t() for half in self.grad_features),
+            self.grad_feature_weight,
+            self.grad_second_weight,
+            self.grad_second_bias,
+        )
 
 
 class GatedMessages(Function):
     """Sum over neighbours of e_ij m_ij, with m_ij = silu(z_ij) and e_ij = sigmoid(w . m_ij + b) (1 without w).
 
-    Inputs: nodes (2n, H): rows 2i and 2i + 1 are P h_i + b1 and Q h_i; features (E, F); feature_weight (F, H);
-    second_weight (H, H), second_bias (H); gate_weight (H), gate_bias (1) or None; edges; dtype of the products;
-    keep = store z for the backward pass. Outputs: (n, H) sums, and z and e, which are no results.
+    Inputs: nodes (2n, H): rows 2i and 2i + 1 are P h_i + b1 and Q h_i; distance and initial (E, F / 2), the two
+    halves of the features; feature_weight (F, H); second_weight (H, H), second_bias (H); gate_weight (H), gate_bias
+    (1) or None; edges; dtype of the products; keep = store z for the backward pass. Outputs: (n, H) sums, and z and
+    e, which are no results.
     """
 
     @staticmethod
     def forward(
-        nodes, features, feature_weight, second_weight, second_bias, gate_weight, gate_bias, edges, dtype, keep
+        nodes,
+        distance,
+        initial,
+        feature_weight,
+        second_weight,
+        second_bias,
+        gate_weight,
+        gate_bias,
+        edges,
+        dtype,
+        keep,
     ):
         with torch.autocast("cpu", enabled=False):
-            layers = _Layers(edges, nodes, features, feature_weight, dtype)
+            layers = _Layers(edges, nodes, distance, initial, feature_weight, dtype)
             weight, bias = second_weight.to(dtype).t(), second_bias.to(dtype)
-            z = _storage(edges, len(second_bias), features, dtype, keep)
+            z = _storage(edges, len(second_bias), dtype, keep)
             sums = torch.zeros(edges.n_nodes, len(second_bias), dtype=dtype)
-            gate = features.new_ones(edges.n_edges)
-            count = torch.arange(max((p.edge_stop - p.edge_start for p in edges.pieces), default=0))
+            gate = distance.new_ones(edges.n_edges)
             for piece in edges.pieces:
                 e0, e1, n0, n1 = piece
                 activated = F.silu(layers.first(piece), inplace=True).to(dtype)
@@ -196,7 +248,7 @@ class GatedMessages(Function):
                     logit = torch.mv(message, gate_weight.to(dtype)).to(gate.dtype)
                     gate[e0:e1] = torch.sigmoid(logit + gate_bias)
                 starts = edges.starts[n0:n1] - e0
-                sums[n0:n1] = _bag(message, count[: e1 - e0], starts, gate[e0:e1].to(dtype))
+                sums[n0:n1] = _bag(message, edges.count[: e1 - e0], starts, gate[e0:e1].to(dtype))
             return sums, z, gate
 
     @staticmethod
@@ -212,18 +264,17 @@ class GatedMessages(Function):
     @once_differentiable
     def backward(ctx, grad_sums, _grad_z, _grad_gate):
         if grad_sums is None:
-            return (None,) * 10
-        nodes, features, feature_weight, second_weight, _, gate_weight, _, z, gate = ctx.saved_tensors
+            return (None,) * 11
+        nodes, distance, initial, feature_weight, second_weight, _, gate_weight, _, z, gate = ctx.saved_tensors
         edges, dtype = ctx.edges, ctx.dtype
         with torch.autocast("cpu", enabled=False):
-            layers = _Layers(edges, nodes, features, feature_weight, dtype)
-            layers.start_backward(second_weight.to(dtype), len(second_weight), ctx.needs_input_grad[1])
+            layers = _Layers(edges, nodes, distance, initial, feature_weight, dtype)
+            layers.start_backward(second_weight, ctx.needs_input_grad[1:3])
             grad_sums = grad_sums.to(dtype)
             gated = gate_weight is not None
             if gated:
                 # grad of m_ij = e_ij * grad of the sum at i + (grad of the gate's logit) * w: a bag of two rows.
                 table = torch.cat([grad_sums, gate_weight.to(dtype)[None]])
-                index = torch.stack([edges.row, torch.full_like(edges.row, edges.n_nodes)], dim=1)
                 grad_gate_weight, grad_gate_bias = torch.zeros_like(gate_weight), gate.new_zeros(1)
             for piece in edges.pieces:
                 rows = slice(piece.edge_start, piece.edge_stop)
@@ -235,23 +286,13 @@ class GatedMessages(Function):
                     grad_e = grad_message.mul_(message).sum(dim=1, dtype=e.dtype)
                     grad_logit = grad_e * e * (1 - e)
                     weights = torch.stack([e, grad_logit], dim=1).to(dtype)
-                    grad_message = _bag(table, index[rows], weights=weights)
+                    grad_message = _bag(table, edges.row_and_last[rows], weights=weights)
                     grad_gate_weight += torch.mv(message.t(), grad_logit.to(dtype))
                     grad_gate_bias += grad_logit.sum()
                 grad_z = torch.ops.aten.silu_backward.grad_input(grad_message, z_piece, grad_input=grad_message)
                 layers.backward(piece, grad_z)
-        return (
-            layers.grad_nodes.to(nodes.dtype),
-            layers.grad_features,
-            layers.grad_feature_weight,
-            layers.grad_second_weight,
-            layers.grad_second_bias,
-            grad_gate_weight if gated else None,
-            grad_gate_bias if gated else None,
-            None,
-            None,
-            None,
-        )
+        gate_gradients = (grad_gate_weight, grad_gate_bias) if gated else (None, None)
+        return (*layers.gradients(nodes), *gate_gradients, None, None, None)
 
 
 class EdgeScalars(Function):
@@ -261,12 +302,12 @@ class EdgeScalars(Function):
     """
 
     @staticmethod
-    def forward(nodes, features, feature_weight, second_weight, second_bias, out_weight, edges, dtype, keep):
+    def forward(nodes, distance, initial, feature_weight, second_weight, second_bias, out_weight, edges, dtype, keep):
         with torch.autocast("cpu", enabled=False):
-            layers = _Layers(edges, nodes, features, feature_weight, dtype)
+            layers = _Layers(edges, nodes, distance, initial, feature_weight, dtype)
             weight, bias = second_weight.to(dtype).t(), second_bias.to(dtype)
-            z = _storage(edges, len(second_bias), features, dtype, keep)
-            phi = features.new_empty(edges.n_edges)
+            z = _storage(edges, len(second_bias), dtype, keep)
+            phi = distance.new_empty(edges.n_edges)
             for piece in edges.pieces:
                 e0, e1, *_ = piece
                 activated = F.silu(layers.first(piece), inplace=True).to(dtype)
@@ -287,11 +328,11 @@ class EdgeScalars(Function):
     @once_differentiable
     def backward(ctx, grad_phi, _grad_z):
         if grad_phi is None:
-            return (None,) * 9
-        nodes, features, feature_weight, second_weight, _, out_weight, z = ctx.saved_tensors
+            return (None,) * 10
+        nodes, distance, initial, feature_weight, second_weight, _, out_weight, z = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
-            layers = _Layers(ctx.edges, nodes, features, feature_weight, ctx.dtype)
-            layers.start_backward(second_weight.to(ctx.dtype), len(second_weight), ctx.needs_input_grad[1])
+            layers = _Layers(ctx.edges, nodes, distance, initial, feature_weight, ctx.dtype)
+            layers.start_backward(second_weight, ctx.needs_input_grad[1:3])
             grad_phi, weight = grad_phi.to(ctx.dtype), out_weight.to(ctx.dtype)
             grad_out_weight = torch.zeros_like(out_weight)
             for piece in ctx.edges.pieces:
@@ -301,20 +342,9 @@ class EdgeScalars(Function):
                 grad_activated = torch.mul(grad_phi[rows, None], weight, out=activated)
                 grad_z = torch.ops.aten.silu_backward.grad_input(grad_activated, z[rows], grad_input=grad_activated)
                 layers.backward(piece, grad_z)
-        return (
-            layers.grad_nodes.to(nodes.dtype),
-            layers.grad_features,
-            layers.grad_feature_weight,
-            layers.grad_second_weight,
-            layers.grad_second_bias,
-            grad_out_weight,
-            None,
-            None,
-            None,
-        )
+        return (*layers.gradients(nodes), grad_out_weight, None, None, None)
 
 
-def _storage(edges: PackedEdges, hidden: int, like: Tensor, dtype: torch.dtype, keep: bool) -> Tensor:
+def _storage(edges: PackedEdges, hidden: int, dtype: torch.dtype, keep: bool) -> Tensor:
     """Room for z: of all edges where a backward pass will want it, of one piece otherwise."""
-    rows = edges.n_edges if keep else max((p.edge_stop - p.edge_start for p in edges.pieces), default=0)
-    return like.new_empty(rows, hidden, dtype=dtype)
+    return torch.empty(edges.n_edges if keep else len(edges.count), hidden, dtype=dtype)

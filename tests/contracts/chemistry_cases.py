@@ -1,14 +1,10 @@
-"""Molecules made by hand (Angstrom), real data, and workers with faults, for the tests of chemistry and metrics."""
+"""Molecules made by hand (Angstrom) and real data for the tests of chemistry and metrics."""
 
-import os
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from molgen.chemistry import perception
 from molgen.data.molecules import MoleculeSet
 
 QM9 = Path(__file__).resolve().parents[3] / "shared" / "data" / "qm9" / "qm9_13k.npz"
@@ -63,28 +59,3 @@ def padded_file(path: Path) -> tuple[MoleculeSet, dict[str, np.ndarray]]:
     offsets = np.concatenate([[0], np.cumsum(arrays["num_atoms"])]).astype(np.int64)
     numbers, positions = arrays["charges"][real].astype(np.uint8), arrays["positions"][real].astype(np.float32)
     return MoleculeSet(numbers, positions, offsets), arrays
-
-
-_real_perceive_one = perception.perceive_one
-
-
-def chunk_with_faults(chunk):
-    """A worker's task in which argon hangs, krypton kills its process and xenon fills the memory."""
-    perception.perceive_one = _one_with_faults
-    return perception.perceive_chunk(chunk)
-
-
-def _one_with_faults(item):
-    numbers = item[0].tolist()
-    if 18 in numbers:
-        while True:
-            pass
-    if 36 in numbers:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if 54 in numbers:
-        bytearray(10 * 2**30)
-    return _real_perceive_one(item)
-
-
-def imported_torch(_item):
-    return "torch" in sys.modules

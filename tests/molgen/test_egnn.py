@@ -205,12 +205,14 @@ def test_empty_and_lone_molecules():
 def test_gradcheck_of_messages(gated):
     torch.manual_seed(0)
     edges = PackedEdges.from_mask(torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]], dtype=torch.bool), piece_edges=4)
-    shapes = [(2 * edges.n_nodes, 3), (edges.n_edges, 2), (2, 3), (3, 3), (3,)] + ([(3,), (1,)] if gated else [])
+    shapes = [(2 * edges.n_nodes, 3), (edges.n_edges, 1), (edges.n_edges, 1), (2, 3), (3, 3), (3,)] + (
+        [(3,), (1,)] if gated else []
+    )
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
     def sums(*tensors):
-        gate = tensors[5:] if gated else (None, None)
-        return GatedMessages.apply(*tensors[:5], *gate, edges, torch.float64, True)[0]
+        gate = tensors[6:] if gated else (None, None)
+        return GatedMessages.apply(*tensors[:6], *gate, edges, torch.float64, True)[0]
 
     assert torch.autograd.gradcheck(sums, tensors)
 
@@ -218,7 +220,7 @@ def test_gradcheck_of_messages(gated):
 def test_gradcheck_of_edge_scalars():
     torch.manual_seed(0)
     edges = PackedEdges.from_mask(torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]], dtype=torch.bool), piece_edges=4)
-    shapes = [(2 * edges.n_nodes, 3), (edges.n_edges, 2), (2, 3), (3, 3), (3,), (3,)]
+    shapes = [(2 * edges.n_nodes, 3), (edges.n_edges, 1), (edges.n_edges, 1), (2, 3), (3, 3), (3,), (3,)]
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(
         lambda *tensors: EdgeScalars.apply(*tensors, edges, torch.float64, True)[0], tensors

@@ -57,7 +57,7 @@ REFUSED = {
     "cyano imine": "CN=CC#N",
     "vicinal tricarbonyl": "O=CC(=O)C=O",
     "formic anhydride": "O=COC=O",
-    "cross-conjugated ring": "C=c1[nH]cc[nH]1",
+    "cross-conjugated ring": "N=c1cccc[nH]1",
     "unsaturated atom in a three-ring": "C=C1CC1",
     "heteroatom pair in a small ring": "C1NO1",
     "imine in a small ring": "C1CN=C1",

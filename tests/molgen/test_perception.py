@@ -9,12 +9,11 @@ from contracts.chemistry_cases import (
     QM9_XTB,
     TWO_WATERS,
     WATER,
-    chunk_with_faults,
-    imported_torch,
     molecule_set,
     moved,
     padded_file,
 )
+from contracts.perception_faults import chunk_with_faults, imported_torch
 from rdkit import Chem
 
 from common.errors import InputError
