@@ -196,13 +196,13 @@ class EGNN(nn.Module):
         self.normalization_factor, self.aggregation_method = normalization_factor, aggregation_method
         self.condition_time = condition_time
         self.sinusoids = DistanceSinusoids() if sin_embedding else None
-        n_edge_features = 2 if self.sinusoids is None else 2 * self.sinusoids.n_features
+        self.n_edge_features = 2 if self.sinusoids is None else 2 * self.sinusoids.n_features
         # The output has the input's width: EDM predicts the time and context columns, too, and drops them.
         width = n_features + condition_time + n_context
         self.embedding = nn.Linear(width, hidden_nf)
         self.embedding_out = nn.Linear(hidden_nf, width)
         self.blocks = nn.ModuleList(
-            Block(hidden_nf, n_edge_features, attention, inv_sublayers) for _ in range(n_layers)
+            Block(hidden_nf, self.n_edge_features, attention, inv_sublayers) for _ in range(n_layers)
         )
 
     def forward(self, x: Tensor, t: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
@@ -237,7 +237,7 @@ class EGNN(nn.Module):
         return torch.cat([velocity, features[..., : self.n_features]], dim=-1)
 
     def _packed(self, position: Tensor, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        edges = PackedEdges.from_mask(mask)
+        edges = PackedEdges.from_mask(mask, self.n_edge_features)
         start = position = position.flatten(0, 1).index_select(0, edges.slots)
         # The residual stream keeps the geometry's precision under autocast.
         h = self.embedding(h.flatten(0, 1).index_select(0, edges.slots)).to(position.dtype)

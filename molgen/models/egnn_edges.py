@@ -43,10 +43,11 @@ class PackedEdges:
         molecule: (n,) int64, the molecule of each atom.
         sizes: (B,) int64, real atoms of each molecule.
         row, column: (E,) int64, the two atoms (0..n-1) of each edge; the edge carries a message to its row.
-        pair: (E, 2) int64, `2 * row, 2 * column + 1`: rows of the (2n, H) table of node products.
+        table_rows: (E, 2 + F) int64, `2 * row, 2 * column + 1, 2n, 2n + 1, ...`: the rows that make up an edge's
+            first layer, in a table of 2n node products and F rows of weights.
         starts: (n,) int64, the first edge of each atom's row.
         gather: (2E,) int64, for each atom its own edges, then the reversed ones, as positions inside their piece.
-        pieces: the pieces in order; they cover all edges and atoms.
+        pieces: the pieces in order; together they cover all edges and atoms.
         count: 0, 1, ... up to the edges of the largest piece.
     """
 
@@ -55,7 +56,7 @@ class PackedEdges:
     sizes: Tensor
     row: Tensor
     column: Tensor
-    pair: Tensor
+    table_rows: Tensor
     starts: Tensor
     gather: Tensor
     pieces: tuple[Piece, ...]
@@ -70,8 +71,8 @@ class PackedEdges:
         return self.row.shape[0]
 
     @classmethod
-    def from_mask(cls, mask: Tensor, piece_edges: int = PIECE_EDGES) -> PackedEdges:
-        """The edges of a padded batch; `mask` (B, N) bool, True = real atom, anywhere in the row."""
+    def from_mask(cls, mask: Tensor, n_features: int, piece_edges: int = PIECE_EDGES) -> PackedEdges:
+        """The edges, with F = `n_features`, of a padded batch; `mask` (B, N) bool, True = real, anywhere in the row."""
         slots = mask.reshape(-1).nonzero().squeeze(1)
         sizes = mask.sum(dim=1)
         molecule = slots // mask.shape[1]
@@ -96,27 +97,15 @@ class PackedEdges:
         gather = torch.empty(2 * len(row), dtype=torch.int64)
         gather[edge + starts[row]] = edge - piece_start
         gather[edge + starts[row] + degree[row]] = reversed_edge - piece_start
-        pair = torch.stack([2 * row, 2 * column + 1], dim=1)
+        feature_rows = torch.arange(2 * len(slots), 2 * len(slots) + n_features).expand(len(row), -1)
+        table_rows = torch.cat([2 * row[:, None], 2 * column[:, None] + 1, feature_rows], dim=1)
         count = torch.arange(max((piece.edge_stop - piece.edge_start for piece in pieces), default=0))
-        return cls(slots, molecule, sizes, row, column, pair, starts, gather, pieces, count)
+        return cls(slots, molecule, sizes, row, column, table_rows, starts, gather, pieces, count)
 
     @functools.cached_property
     def row_and_last(self) -> Tensor:
         """(E, 2) int64: an edge's row, and n: rows of an (n + 1, H) table."""
         return torch.stack([self.row, torch.full_like(self.row, self.n_nodes)], dim=1)
-
-    @functools.cached_property
-    def table_index(self) -> dict[int, Tensor]:
-        """Filled by `first_layer_index`."""
-        return {}
-
-    def first_layer_index(self, n_features: int) -> Tensor:
-        """(E, 2 + F) int64: `pair`, and 2n, 2n + 1, ...: the rows that make up an edge's first layer."""
-        if n_features not in self.table_index:
-            start = 2 * self.n_nodes
-            rows = torch.arange(start, start + n_features).expand(self.n_edges, -1)
-            self.table_index[n_features] = torch.cat([self.pair, rows], dim=1)
-        return self.table_index[n_features]
 
 
 def _cut(sizes: Tensor, piece_edges: int) -> tuple[Piece, ...]:
@@ -153,13 +142,12 @@ class _Layers:
     ):
         self.edges, self.feature_weight, self.dtype = edges, feature_weight, dtype
         self.table = torch.cat([nodes.to(distance.dtype), feature_weight])
-        self.index = edges.first_layer_index(len(feature_weight))
         self.weights = torch.cat([distance.new_ones(edges.n_edges, 2), distance, initial], dim=1)
 
     def first(self, piece: Piece) -> Tensor:
         """W1 [h_i, h_j, f_ij] + b1 of a piece, in the precision of the geometry."""
         rows = slice(piece.edge_start, piece.edge_stop)
-        return _bag(self.table, self.index[rows], weights=self.weights[rows])
+        return _bag(self.table, self.edges.table_rows[rows], weights=self.weights[rows])
 
     def start_backward(self, second_weight: Tensor, needed: tuple[bool, bool]) -> None:
         """Make the accumulators; `needed` tells whether the two halves of the features want a gradient."""

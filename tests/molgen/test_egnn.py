@@ -173,14 +173,14 @@ def test_pieces_do_not_change_the_result(monkeypatch):
     x, t, mask, _ = make_batch(4)
     whole = network(x, t, mask)
     original = PackedEdges.from_mask.__func__
-    monkeypatch.setattr(PackedEdges, "from_mask", classmethod(lambda cls, mask: original(cls, mask, 8)))
-    assert len(PackedEdges.from_mask(mask).pieces) > 2
+    monkeypatch.setattr(PackedEdges, "from_mask", classmethod(lambda cls, mask, width: original(cls, mask, width, 8)))
+    assert len(PackedEdges.from_mask(mask, 2).pieces) > 2
     torch.testing.assert_close(network(x, t, mask), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_packed_edges_are_the_pairs_of_the_mask():
     _, _, mask, _ = make_batch(4, seed=3)
-    edges = PackedEdges.from_mask(mask, piece_edges=20)
+    edges = PackedEdges.from_mask(mask, 2, piece_edges=20)
     pairs = mask[:, :, None] & mask[:, None] & ~torch.eye(mask.shape[1], dtype=torch.bool)
     expected = {(b * mask.shape[1] + i, b * mask.shape[1] + j) for b, i, j in pairs.nonzero().tolist()}
     found = list(zip(edges.slots[edges.row].tolist(), edges.slots[edges.column].tolist(), strict=True))
@@ -201,14 +201,19 @@ def test_empty_and_lone_molecules():
     assert torch.equal(network(x, t, nothing), torch.zeros_like(x))
 
 
+def edge_inputs(*widths: tuple[int, ...]) -> tuple[PackedEdges, list[torch.Tensor]]:
+    """Edges of two small molecules in two pieces, and random inputs of the edge networks; H = 3, F = 2."""
+    torch.manual_seed(0)
+    mask = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    edges = PackedEdges.from_mask(mask, 2, piece_edges=4)
+    feature = (edges.n_edges, 1)
+    shapes = [(2 * edges.n_nodes, 3), feature, feature, (2, 3), (3, 3), (3,), *widths]
+    return edges, [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_gradcheck_of_messages(gated):
-    torch.manual_seed(0)
-    edges = PackedEdges.from_mask(torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]], dtype=torch.bool), piece_edges=4)
-    shapes = [(2 * edges.n_nodes, 3), (edges.n_edges, 1), (edges.n_edges, 1), (2, 3), (3, 3), (3,)] + (
-        [(3,), (1,)] if gated else []
-    )
-    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    edges, tensors = edge_inputs(*([(3,), (1,)] if gated else []))
 
     def sums(*tensors):
         gate = tensors[6:] if gated else (None, None)
@@ -218,10 +223,7 @@ def test_gradcheck_of_messages(gated):
 
 
 def test_gradcheck_of_edge_scalars():
-    torch.manual_seed(0)
-    edges = PackedEdges.from_mask(torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]], dtype=torch.bool), piece_edges=4)
-    shapes = [(2 * edges.n_nodes, 3), (edges.n_edges, 1), (edges.n_edges, 1), (2, 3), (3, 3), (3,), (3,)]
-    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    edges, tensors = edge_inputs((3,))
     assert torch.autograd.gradcheck(
         lambda *tensors: EdgeScalars.apply(*tensors, edges, torch.float64, True)[0], tensors
     )

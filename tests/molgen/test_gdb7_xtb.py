@@ -1,6 +1,9 @@
 """The shipped set and the pipeline that builds it."""
 
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -126,6 +129,24 @@ def test_interrupted_and_resumed_equals_uninterrupted(built, tmp_path):
     np.testing.assert_array_equal(resumed.smiles, molecules.smiles)
     for column in COLUMNS:
         np.testing.assert_array_equal(resumed.properties[column], molecules.properties[column])
+    assert (tmp_path / "gdb7_xtb.npz").read_bytes() == (directory / "gdb7_xtb.npz").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(built, tmp_path):
+    directory, _, _ = built
+    script = (
+        "from molgen.data import gdb7_xtb; "
+        f"gdb7_xtb.build({str(tmp_path)!r}, seed=3, workers=1, smiles={SMILES!r}, chunk_size=4)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "chunks").glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert list((tmp_path / "chunks").glob("*.json"))
+    gdb7_xtb.build(tmp_path, seed=3, workers=2, smiles=SMILES, chunk_size=4)
     assert (tmp_path / "gdb7_xtb.npz").read_bytes() == (directory / "gdb7_xtb.npz").read_bytes()
 
 

@@ -1,0 +1,105 @@
+"""A whole model: sampling is a function of (seed, index), options are checked, files round-trip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from molgen import load_pretrained
+from molgen.model import MoleculeModel, SizeLaw
+
+DESCRIPTION = {
+    "domain": "molgen",
+    "name": "tiny",
+    "network": {"name": "transformer", "n_features": 3, "width": 32, "n_layers": 2, "n_heads": 2, "pair_width": 8},
+    "parameterisation": {"name": "categorical_types"},
+    "schedule": {"name": "cosine"},
+    "space": {"name": "centered", "n_coordinates": 3},
+    "codec": {"elements": [1, 6, 8], "coordinate_scale": 0.75, "type_scale": 1.0},
+    "size_law": {"sizes": [5, 8, 12], "weights": [1, 2, 1]},
+    "sampler": {"steps": 6, "solver": "sde-dpm2"},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> MoleculeModel:
+    torch.manual_seed(0)
+    model = MoleculeModel.create(DESCRIPTION)
+    model.denoiser.eval().requires_grad_(False)
+    return model
+
+
+def assert_same(first, second, atol=1e-4):
+    np.testing.assert_array_equal(first.numbers, second.numbers)
+    np.testing.assert_allclose(first.positions, second.positions, atol=atol)
+
+
+def test_the_batch_size_changes_nothing(model):
+    whole = model.sample(20, seed=3, batch_size=20)
+    assert_same(model.sample(20, seed=3, batch_size=3), whole)
+    assert_same(model.sample(8, seed=3, start=12, batch_size=5), whole.select(range(12, 20)))
+
+
+def test_another_seed_gives_other_molecules(model):
+    first, second = model.sample(4, seed=0, num_atoms=8), model.sample(4, seed=1, num_atoms=8)
+    assert not np.allclose(first.positions, second.positions, atol=0.1)
+
+
+def test_sizes_are_what_was_asked_for(model):
+    assert model.sample(5, num_atoms=9).num_atoms.tolist() == [9] * 5
+    assert set(model.sample(40, num_atoms=(8, 12)).num_atoms) == {8, 12}
+    drawn = model.size_law.draw(0, 0, 4000)
+    shares = [(drawn == size).mean() for size in (5, 8, 12)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    assert len(model.sample(0)) == 0
+
+
+def test_a_size_law_is_cut_without_a_gap():
+    law = SizeLaw((5, 8, 12), (1, 2, 1))
+    assert law.restrict(6, 12) == SizeLaw((8, 12), (2, 1))
+    assert law.restrict(9, 10) == SizeLaw((9, 10), (1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_atoms": 13}, "at most 12"),
+        ({"num_atoms": 0}, "1 <= low <= high"),
+        ({"num_atoms": (9, 6)}, "1 <= low <= high"),
+        ({"solver": "euler"}, "expected one of ancestral"),
+        ({"steps": 0}, "at least 1"),
+        ({"eta": -1.0}, "from 0"),
+        ({"precision": "fp8"}, "'float32' or 'bf16'"),
+    ],
+)
+def test_bad_options_are_one_line(model, options, message):
+    with pytest.raises(InputError, match=message):
+        model.sample(2, **options)
+
+
+def test_generate_gives_rdkit_molecules_or_none(model):
+    molecules = model.generate(6, seed=0)
+    assert len(molecules) == 6
+    for molecule in molecules:
+        assert molecule is None or molecule.GetNumConformers() == 1
+
+
+def test_save_and_load(model, tmp_path):
+    model.save(tmp_path / "model")
+    for path in (tmp_path, tmp_path / "model"):
+        assert_same(load_pretrained(path).sample(3), model.sample(3), atol=0)
+
+
+def test_models_of_others_are_refused(model, tmp_path):
+    model.save(tmp_path)
+    text = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(text.replace('"domain": "molgen"', '"domain": "shapegen"'))
+    with pytest.raises(InputError, match="model of 'shapegen', expected one of 'molgen'"):
+        load_pretrained(tmp_path)
+    (tmp_path / "model.json").write_text(text.replace('"width": 32', '"width": 16'))
+    with pytest.raises(InputError, match="has shape"):
+        load_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no model 'nosuch'"):
+        load_pretrained("nosuch")
