@@ -59,12 +59,10 @@ def _inspect(options: DataOptions) -> dict[str, Any]:
     if not options.data:
         raise InputError("nothing to inspect; name a data set or a file: molgen data inspect --data FILE.sdf")
     report = load_data(options.data, data_folder=options.data_folder, max_atoms=options.max_atoms, seed=options.seed)
-    for line in report.lines():
-        logger.info(line)
     summary = summarise(report.molecules)
     if not options.json:
         print("\n".join(summary.lines()))
-    return summary.as_json()
+    return summary.to_dict()
 
 
 def _build(options: DataOptions) -> dict[str, Any]:
@@ -72,10 +70,17 @@ def _build(options: DataOptions) -> dict[str, Any]:
 
     if options.data not in ("", "gdb7-xtb"):
         raise InputError(f"got '{options.data}', expected gdb7-xtb: the one data set that the program makes itself")
-    output_dir = Path(options.output_dir or "runs/gdb7-xtb")
-    report = gdb7_xtb.build(output_dir, seed=options.seed, workers=options.workers, limit=options.limit)
-    logger.info("written to %s", output_dir)
-    return report.as_json()
+    output_dir = Path(options.output_dir or "runs/gdb7-xtb-data")
+
+    def progress(report: gdb7_xtb.BuildReport) -> None:
+        logger.info(
+            "%d of %d done, %d kept, failures %s", report.done, report.candidates, report.kept, dict(report.failures)
+        )
+
+    molecules, report = gdb7_xtb.build(output_dir, options.seed, options.workers, options.limit, progress)
+    if not options.json:
+        print(f"{len(molecules)} of {report.candidates} molecules survived: {output_dir / 'gdb7_xtb.npz'}")
+    return {"output_dir": str(output_dir), "kept": report.kept, "failures": dict(report.failures)}
 
 
 VERB = Verb("data", "list, inspect and build data sets", DataOptions, run)

@@ -33,17 +33,18 @@ class EvaluateOptions(CommonOptions):
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
     """Judge and print."""
-    from molgen.data.files import read_molecules
+    from molgen.data.files import ReadReport, read_molecules
+    from molgen.data.molecules import MoleculeSet
     from molgen.results import RAW_SAMPLES, judge, write_tables
 
     path = Path(options.samples)
     is_run = path.is_dir()
     if is_run and not (path / RAW_SAMPLES).exists():
         raise InputError(f"{path} holds no samples; expected a run of `molgen generate`, or a molecule file")
-    report = read_molecules(path / RAW_SAMPLES if is_run else path, workers=options.workers)
-    if not is_run:
-        for line in report.lines():
-            logger.info(line)
+    # A run's own samples are judged whole: what the reader would refuse counts as a failure there.
+    report = (
+        ReadReport(MoleculeSet.load(path / RAW_SAMPLES)) if is_run else read_molecules(path, workers=options.workers)
+    )
     evaluation = judge(
         report.molecules,
         _reference(options, path if is_run else None),
@@ -59,7 +60,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     if not options.json:
         print_evaluation(evaluation)
         if report.skipped:
-            print(f"{len(report.skipped)} records could not be read and are not in these numbers")
+            print(f"{len(report.skipped)} records could not be read and are not in these numbers (see above)")
     return result
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SUMMARY = ("atom_stability", "molecule_stability", "validity", "validity_x_uniqueness", "novelty", "connectedness")
 # Samples between two saves; part k of a run always holds the samples k * _PART ... (k + 1) * _PART - 1.
 _PART = 256
 # What may differ when a generation is resumed: none of it changes a sample.
@@ -195,12 +196,10 @@ def _draw(path: Path, evaluation: Evaluation, count: int) -> None:
 def _summarise(directory: RunDirectory, evaluation: Evaluation, seconds: float) -> None:
     count = len(evaluation.rows)
     print(f"{count} molecules in {seconds:.1f} s")
-    for name in ("validity", "validity_x_uniqueness", "novelty", "edm_molecule_stability", "connectedness"):
-        try:
-            metric = evaluation[name]
-        except KeyError:
-            continue
-        print(f"  {name:<24}{100 * metric.value:5.1f} %   (95 %: {100 * metric.low:.1f} to {100 * metric.high:.1f})")
+    for metric in evaluation.metrics:
+        if metric.name in _SUMMARY and metric.n > 0:
+            interval = f"95 %: {100 * metric.low:.1f} to {100 * metric.high:.1f}"
+            print(f"  {metric.name:<24}{100 * metric.value:5.1f} %   ({interval})")
     for file in ("samples.sdf", "samples.csv", "metrics.json", "samples.png"):
         if (directory / file).exists():
             print(f"  {directory / file}")

@@ -83,8 +83,6 @@ def run(options: TrainOptions) -> dict[str, Any]:
         measure_every=options.measure_every,
     )  # fmt: skip
     if directory is not None:
-        for line in report.lines():
-            logger.info(line)
         directory.write_config(options)
         directory.write_provenance(
             device=device, seed=options.seed, training_data=options.data, data_hash=molecules.digest(),

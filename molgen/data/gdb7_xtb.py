@@ -10,7 +10,6 @@ skips the chunks that exist. Any number of finished chunks is a fair sample of t
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -370,28 +369,3 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in cells)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m molgen.data.gdb7_xtb --output-dir DIR`."""
-    parser = argparse.ArgumentParser(description=f"Build the data set {NAME}; run again to go on.")
-    parser.add_argument("--output-dir", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--limit", type=int)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-
-    def progress(report: BuildReport) -> None:
-        logger.info(
-            "%d of %d done, %d kept, failures %s", report.done, report.candidates, report.kept, dict(report.failures)
-        )
-
-    build(options.output_dir, options.seed, options.workers, options.limit, progress)
-
-
-if __name__ == "__main__":
-    # Workers import `make_molecule` by its module's real name, not from `__main__`.
-    from molgen.data.gdb7_xtb import main as run
-
-    run()

@@ -178,7 +178,7 @@ class MoleculeSet:
                     for key, values in arrays.items()
                     if key.startswith("property/")
                 },
-                smiles=np.array(arrays["smiles"].tobytes().decode().split("\n")) if "smiles" in arrays else None,
+                smiles=_split_lines(arrays["smiles"], len(arrays["num_atoms"])) if "smiles" in arrays else None,
                 charges=arrays.get("charges"),
             )
         except FileNotFoundError:
@@ -187,6 +187,11 @@ class MoleculeSet:
             raise InputError(
                 f"{path} is not a molecule set written by this program ({type(error).__name__}: {error})"
             ) from error
+
+
+def _split_lines(text: np.ndarray, count: int) -> np.ndarray:
+    # No lines at all and one empty line are the same text.
+    return np.array(text.tobytes().decode().split("\n")[:count], dtype=np.str_)
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:

@@ -51,8 +51,6 @@ def find_property(name: str) -> Property:
     for prop in PROPERTIES.values():
         if name.lower() in (prop.name, prop.column):
             return prop
-    nearest = difflib.get_close_matches(
-        name.lower(), [*PROPERTIES, *(p.column for p in PROPERTIES.values())], n=1
-    )
+    nearest = difflib.get_close_matches(name.lower(), [*PROPERTIES, *(p.column for p in PROPERTIES.values())], n=1)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
     raise InputError(f"unknown property '{name}'{hint} Known: {', '.join(PROPERTIES)}")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem, rdBase
 
-from common.errors import InputError
 from common.atomic import atomic_writer
+from common.errors import InputError
 from molgen.data.molecules import MoleculeSet
 from molgen.data.records import Graph, Record, Skipped
 from molgen.data.streams import MAX_RECORD_BYTES, is_text

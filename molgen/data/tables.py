@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
 from common.atomic import atomic_writer
+from common.errors import InputError
 from molgen.data.records import Graph, Skipped
 from molgen.data.streams import is_text
 

@@ -13,8 +13,8 @@ from ase.data import chemical_symbols
 from ase.io.extxyz import read_xyz as ase_read_xyz
 from ase.io.extxyz import write_xyz as ase_write_xyz
 
-from common.errors import InputError
 from common.atomic import atomic_writer
+from common.errors import InputError
 from molgen.data.molecules import MoleculeSet
 from molgen.data.records import Record, Skipped, atomic_numbers
 from molgen.data.streams import is_text
