@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
+
+from common.named import nearest
 
 Options = TypeVar("Options")
 
@@ -51,13 +52,11 @@ def explain(message: str, options: type | None) -> str:
     """A parser's complaint as one line, naming the nearest option where one is unknown."""
     line = " ".join(message.split())
     line = re.sub(r"<class '(\w+)'>", r"\1", line)
-    unknown = re.search(
-        r"does not accept option '([^']+)'|unrecognized arguments: --([\w-]+)|Key '([^']+)' is not", line
-    )
-    if unknown and options is not None:
-        name = next(group for group in unknown.groups() if group)
-        known = [field.name for field in dataclasses.fields(options)]
-        nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-        if nearest:
-            line += f"; did you mean '{nearest[0] if '_' in name else nearest[0].replace('_', '-')}'?"
-    return line
+    key = re.search(r"does not accept option '([^']+)'", line)
+    flag = re.search(r"unrecognized arguments: --([\w-]+)", line)
+    if options is None or not (key or flag):
+        return line
+    known = [field.name for field in dataclasses.fields(options)]
+    if key:
+        return line + nearest(key[1], known)
+    return line + nearest(flag[1], [name.replace("_", "-") for name in known])  # type: ignore[index]

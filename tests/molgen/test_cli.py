@@ -1,0 +1,225 @@
+"""The command as a user meets it: what it writes, what it prints, its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+
+from molgen.cli import main
+from molgen.data.gdb7_xtb import load
+from molgen.data.xyz import write_xyz
+
+TINY = """
+network: {name: transformer, width: 32, n_layers: 1, pair_width: 8, n_vectors: 2, n_heads: 2}
+steps: 6
+batch_size: 16
+precision: float32
+device: cpu
+sampler: {steps: 4, solver: sde-dpm2}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a small data file, a configuration and a trained run."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_xyz(folder / "mine.xyz", load().select(range(200)))
+    (folder / "tiny.yaml").write_text(f"data: {folder / 'mine.xyz'}\n{TINY}")
+    assert main(["train", "--config", str(folder / "tiny.yaml"), "--output-dir", str(folder / "run")]) == 0
+    return folder
+
+
+def error_line(capsys) -> str:
+    """What went to stderr: no traceback, and the last complaint."""
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return next(line for line in reversed(text.splitlines()) if ": error:" in line or ": incomplete:" in line)
+
+
+def test_a_run_directory_is_a_model_and_generation_writes_everything(folder, capsys):
+    output = folder / "samples"
+    arguments = ["generate", str(folder / "run"), "--num-samples", "12", "--num-atoms", "5-9", "--json"]
+    assert main([*arguments, "--output-dir", str(output)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["n_samples"] == 12
+    assert json.loads((output / "metrics.json").read_text())["metrics"]
+    assert len(list(Chem.SDMolSupplier(str(output / "samples.sdf"), sanitize=False, removeHs=False))) == 12
+    rows = list(csv.DictReader((output / "samples.csv").open()))
+    assert len(rows) == 12
+    assert all(5 <= int(row["n_atoms"]) <= 9 for row in rows)
+    record = json.loads((output / "run.json").read_text())
+    assert record["seed"] == 0
+    assert record["versions"]["torch"]
+
+
+def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
+    whole, cut = folder / "whole", folder / "cut"
+    base = ["generate", str(folder / "run"), "--pictures", "0", "--json"]
+    assert main([*base, "--num-samples", "300", "--output-dir", str(whole)]) == 0
+    assert main([*base, "--num-samples", "100", "--output-dir", str(cut)]) == 0
+    assert main([*base, "--num-samples", "300", "--output-dir", str(cut), "--resume", "--batch-size", "50"]) == 0
+    capsys.readouterr()
+
+    def lines(path: Path) -> list[tuple]:
+        return [
+            (m.GetNumAtoms(), [a.GetSymbol() for a in m.GetAtoms()])
+            for m in Chem.SDMolSupplier(str(path / "samples.sdf"), sanitize=False, removeHs=False)
+        ]
+
+    assert lines(cut) == lines(whole)
+
+
+def test_an_existing_run_is_kept(folder, capsys):
+    output = folder / "kept"
+    arguments = ["generate", str(folder / "run"), "--num-samples", "2", "--output-dir", str(output), "--json"]
+    assert main(arguments) == 0
+    before = (output / "samples.sdf").read_bytes()
+    assert main(arguments) == 2
+    assert "exists and is kept" in error_line(capsys)
+    assert (output / "samples.sdf").read_bytes() == before
+    assert main([*arguments, "--resume", "--seed", "5"]) == 2
+    assert "made with seed = 0, got 5" in error_line(capsys)
+    assert main([*arguments, "--overwrite"]) == 0
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years of work")
+    assert main([*arguments[:-2], str(folder / "mine"), "--overwrite"]) == 2
+    assert (folder / "mine" / "thesis.txt").exists()
+
+
+def test_evaluate_judges_files_and_runs(folder, capsys):
+    assert main(["evaluate", str(folder / "mine.xyz"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    values = {row["name"]: row["value"] for row in result["metrics"]}
+    assert values["validity"] == 1
+    assert values["molecule_stability"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "gdb8"], "no model 'gdb8'"),
+        (["generate", "RUN", "--num-sampels", "3"], "did you mean 'num-samples'"),
+        (["generate", "RUN", "--num-samples", "-3"], "expected at least 1"),
+        (["generate", "RUN", "--num-samples", "many"], "many"),
+        (["generate", "RUN", "--num-atoms", "few", "--output-dir", "NEW"], "expected a number (14) or a range (10-16)"),
+        (["generate", "RUN", "--device", "cuda:7", "--output-dir", "NEW"], "expected auto or one that is here"),
+        (["generate", "RUN", "--output-dir", "NEW", "--resume"], "nothing to resume"),
+        (["evaluate", "nowhere.sdf"], "nowhere.sdf"),
+        (["train", "--data", "gdb7xtb", "--output-dir", "NEW"], "did you mean 'gdb7-xtb'"),
+        (["train", "--network", "{name: egn}", "--output-dir", "NEW"], "did you mean 'egnn'"),
+        (["train", "--network", "{name: egnn, hiden_nf: 3}", "--output-dir", "NEW"], "did you mean 'hidden_nf'"),
+        (["train", "--optimiser", "{learning_rat: 3}", "--output-dir", "NEW"], "did you mean 'learning_rate'"),
+        (["data", "inspect"], "nothing to inspect"),
+        (["fly"], "fly"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, capsys, arguments, message):
+    places = {"RUN": str(folder / "run"), "NEW": str(tmp_path / "new")}
+    assert main([places.get(word, word) for word in arguments]) == 2
+    assert message in error_line(capsys)
+
+
+def test_a_configuration_with_an_unknown_key_names_the_nearest(folder, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("batchsize: 3\n")
+    assert main(["train", "--config", str(tmp_path / "bad.yaml")]) == 2
+    assert "did you mean 'batch_size'" in error_line(capsys)
+
+
+def test_broken_records_are_skipped_and_named(folder, capsys):
+    text = (folder / "mine.xyz").read_text().splitlines()
+    first = int(text[0])
+    broken = ["3", "", "C 0 0 nan", "H 0 0 1", "H 0 1 0"]
+    (folder / "partly.xyz").write_text("\n".join(text[: first + 2] + broken) + "\n")
+    assert main(["evaluate", str(folder / "partly.xyz")]) == 0
+    printed = capsys.readouterr()
+    assert "record 2" in printed.err
+    assert "1 records could not be read" in printed.out
+    (folder / "broken.xyz").write_text("\n".join(broken) + "\n")
+    assert main(["evaluate", str(folder / "broken.xyz")]) == 2
+    assert "none of its 1 records" in error_line(capsys)
+
+
+def test_doctor_models_and_data_have_json(capsys):
+    for arguments in (["doctor"], ["models"], ["data", "list"], ["data", "inspect", "--data", "gdb7-xtb"]):
+        assert main([*arguments, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) is not None
+
+
+def test_a_full_disk_loses_nothing(folder, capsys, monkeypatch):
+    output = folder / "full"
+    arguments = ["generate", str(folder / "run"), "--num-samples", "2", "--output-dir", str(output), "--json"]
+    assert main(arguments) == 0
+    before = (output / "samples.sdf").read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert main([*arguments, "--resume"]) == 1
+    assert "No space left on device" in error_line(capsys)
+    assert (output / "samples.sdf").read_bytes() == before
+    assert not list(output.glob(".*.part"))
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "molgen", *arguments, "--config", str(folder / "tiny.yaml")]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_bit_for_bit(folder):
+    """kill -9 in the middle: the last checkpoint goes on to the same weights as an uninterrupted run."""
+    options = ["--steps", "60", "--checkpoint-minutes", "0.01"]
+    done = subprocess.run(
+        command(folder, "train", *options, "--output-dir", str(folder / "through")), env=environment()
+    )
+    assert done.returncode == 0
+    arguments = command(folder, "train", *options, "--output-dir", str(folder / "killed"))
+    process = subprocess.Popen(arguments, env=environment())
+    checkpoint = folder / "killed" / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists():
+        assert process.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "killed" / "model").exists()
+    assert subprocess.run([*arguments, "--resume"], env=environment()).returncode == 0
+    assert weights(folder / "killed") == weights(folder / "through")
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(folder):
+    arguments = command(folder, "train", "--devices", "2", "--output-dir", str(folder / "ddp"))
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    description = json.loads((folder / "ddp" / "model" / "model.json").read_text())
+    assert description["training"]["samples_seen"] == 6 * 16 * 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_tells_how_to_go_on(folder):
+    arguments = command(folder, "train", "--steps", "100000", "--output-dir", str(folder / "long"))
+    process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
+    logs = folder / "long" / "logs" / "tensorboard"
+    while not list(logs.glob("events*")):
+        assert process.poll() is None, "it ended before its first step"
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "go on with --resume" in errors
+    assert "Traceback" not in errors
+    assert (folder / "long" / "checkpoints" / "last.ckpt").exists()
