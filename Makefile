@@ -29,6 +29,7 @@ test-slow: $(SETUP)
 # Throughput, share of the machine's matrix rate, memory. Run it on an idle machine.
 bench: $(SETUP)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/bench_egnn.py
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

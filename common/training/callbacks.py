@@ -66,8 +66,8 @@ class CheckpointKeeper(Callback):
         self._signalled = False
         self._handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Takes over the signals; a second Ctrl-C gives up at once."""
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes the signals over from Lightning, whose SIGTERM handler waits for other processes from within a step."""
         self._started = self._saved = time.monotonic()
         self._seconds_before = _training(pl_module).seconds
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,8 +94,17 @@ class CheckpointKeeper(Callback):
             self.interrupted = stop and not done
             trainer.should_stop = True
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Gives the signals back."""
+        self._give_back()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Gives the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}

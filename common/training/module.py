@@ -81,7 +81,10 @@ class DiffusionTraining(lightning.LightningModule):
         entropy = np.random.SeedSequence([self.seed, self._batch_number, self.trainer.global_rank])
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
         loss, parts = self.algorithm.loss(self.denoiser, batch, generator)
-        self.manual_backward(loss / self.accumulate)
+        # Lightning runs this method under autocast, where a backward pass would put products in bf16 that the forward
+        # pass kept in float32 on purpose; gradients then explode.
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss / self.accumulate)
         self.samples_seen += len(batch) * self.trainer.world_size
         self._micro_steps += 1
         self.log_dict({"train/loss": loss.detach(), **{f"train/{name}": value for name, value in parts.items()}})

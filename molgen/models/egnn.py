@@ -11,6 +11,8 @@ Differences in what comes out: a NaN stays a NaN (the original resets the whole 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -127,12 +129,15 @@ class Block(nn.Module):
 
     def __init__(self, hidden_nf: int, n_edge_features: int, attention: bool, inv_sublayers: int):
         super().__init__()
-        self.messages = nn.ModuleList(MessageLayer(hidden_nf, n_edge_features, attention) for _ in range(inv_sublayers))
+        layers = [MessageLayer(hidden_nf, n_edge_features, attention) for _ in range(inv_sublayers)]
+        self.messages = cast(Sequence[MessageLayer], nn.ModuleList(layers))
         self.update = CoordinateUpdate(hidden_nf, n_edge_features)
 
 
 class DistanceSinusoids(nn.Module):
     """Squared distances (..., 1) -> sines and cosines (..., 12) of the distance; no gradient flows through them."""
+
+    frequencies: Tensor
 
     def __init__(self, longest: float = 15.0, shortest: float = 15.0 / 2000.0, factor: int = 4):
         super().__init__()
@@ -201,9 +206,8 @@ class EGNN(nn.Module):
         width = n_features + condition_time + n_context
         self.embedding = nn.Linear(width, hidden_nf)
         self.embedding_out = nn.Linear(hidden_nf, width)
-        self.blocks = nn.ModuleList(
-            Block(hidden_nf, self.n_edge_features, attention, inv_sublayers) for _ in range(n_layers)
-        )
+        blocks = [Block(hidden_nf, self.n_edge_features, attention, inv_sublayers) for _ in range(n_layers)]
+        self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
 
     def forward(self, x: Tensor, t: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """Velocity and features of a noisy batch.

@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from common.diffusion.space import Centered
 
 _CENTERED = Centered(3)
+# Keeps the square root of a zero distance differentiable.
+_EPSILON = 1e-6
 
 
 class EquivariantTransformer(nn.Module):
@@ -40,6 +42,9 @@ class EquivariantTransformer(nn.Module):
         n_radial: radial basis functions of the input distances.
         max_distance: where the radial basis ends, in units of the state's coordinates.
     """
+
+    # Inputs, outputs and gates: Muon leaves them to AdamW.
+    edge_modules = ("embed_node", "embed_global", "embed_pair", "features_out", "coordinates_out")
 
     def __init__(
         self,
@@ -89,15 +94,15 @@ class EquivariantTransformer(nn.Module):
         cond = self.embed_global(torch.cat(known, dim=-1))
 
         real = mask.unsqueeze(-1).to(x.dtype)
-        coordinates = x[..., :3]
-        distance = (_squared_distances(coordinates.unsqueeze(0))[0] + 1e-6).sqrt()
+        coordinates = _CENTERED.project(x[..., :3], mask)
+        distance = (_squared_distances(coordinates) + _EPSILON).sqrt()
         radial = torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / self.spread) ** 2)
         h = self.embed_node(x[..., 3:])
         e = self.embed_pair(radial)
-        # (k, B, N, 3): vectors lead, so that pairwise products are batched matrix products.
+        # (k, B, N, 3): k leads, so that what pairs of atoms do is a batched matrix product.
         vectors = self.embed_vectors[:, None, None, None] * coordinates
         pairs = mask[:, :, None] & mask[:, None, :]
-        # Real atoms always see themselves, and padded rows see everything: no row is empty.
+        # Finite, so that a row without any real atom stays a number.
         bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -1e4)[:, None, None, :]
         pair_real = pairs.to(x.dtype) / size[:, :, None]
         for layer in self.layers:
@@ -110,6 +115,8 @@ class EquivariantTransformer(nn.Module):
 
 class _Layer(nn.Module):
     """Pairs from nodes and geometry, then attention, coordinates and a feed-forward block from the pairs."""
+
+    edge_modules = ("modulation", "vector_gate", "vector_mix", "vector_norms")
 
     def __init__(self, width: int, pair_width: int, n_heads: int, n_vectors: int, cond_width: int) -> None:
         super().__init__()
@@ -164,17 +171,27 @@ class _Layer(nn.Module):
         attended = attended.transpose(1, 2).reshape(batch, n, width)
         h = h + gate_a * self.attention_out(torch.cat([attended, pooled.to(attended.dtype)], dim=-1))
 
-        # X_i += sum_j w_ij (X_i - X_j) / (1 + |X_i - X_j|), as one matrix product a vector.
-        weight = push.permute(3, 0, 1, 2) * (pair_real / (1 + (squared + 1e-6).sqrt()))
-        moved = weight.sum(dim=-1, keepdim=True) * vectors - weight @ vectors
-        mixed = torch.einsum("kbnx,lk->lbnx", vectors, self.vector_mix.weight.to(vectors.dtype))
-        gate = self.vector_gate(hn).permute(2, 0, 1).unsqueeze(-1).to(vectors.dtype)
-        vectors = vectors + moved + gate * mixed
-
+        with torch.autocast(h.device.type, enabled=False):
+            vectors = self._move(
+                vectors,
+                squared,
+                push.to(vectors.dtype) * pair_real.unsqueeze(-1),
+                self.vector_gate(hn.to(vectors.dtype)),
+            )
         norms = torch.log1p(vectors.square().sum(dim=-1)).permute(1, 2, 0)
         hn = self.norm_mlp(h + self.vector_norms(norms)) * (1 + scale_m) + shift_m
         h = h + gate_m * self.mlp_out(F.silu(self.mlp_in(hn)))
         return h, e, vectors
+
+    def _move(self, vectors: Tensor, squared: Tensor, push: Tensor, gate: Tensor) -> Tensor:
+        """X_i + sum_j w_ij (X_i - X_j) / (1 + |X_i - X_j|) + g_i (mixture of atom i's vectors).
+
+        In float32: the sum cancels, and what is left is the precision of the coordinates.
+        """
+        weight = push.permute(3, 0, 1, 2) / (1 + (squared + _EPSILON).sqrt())
+        moved = weight.sum(dim=-1, keepdim=True) * vectors - weight @ vectors
+        mixed = torch.einsum("kbnx,lk->lbnx", vectors, self.vector_mix.weight)
+        return vectors + moved + gate.permute(2, 0, 1).unsqueeze(-1) * mixed
 
 
 def _squared_distances(vectors: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from common.errors import InputError
 from common.atomic import atomic_writer
+from common.errors import InputError
 from molgen.data.files import FORMATS, read_molecules
 from molgen.data.molecules import MoleculeSet
 from molgen.data.sdf import write_sdf
