@@ -126,9 +126,7 @@ def main() -> None:
     print(f"threads {options.threads}, allocator {'tuned' if tuned else 'default'}, torch {torch.__version__}")
     print(f"matrix product 1024: float32 {peak['float32'] / 1e9:.0f} GFLOP/s, bf16 {peak['bf16'] / 1e9:.0f} GFLOP/s")
     print(f"\ngdb7-xtb, batch {options.batch_size}; share: of the measured matrix rate of that precision")
-    print(
-        f"{'model':12s} {'precision':8s} {'train mol/s':>10s} {'share':>10s} {'sample mol/s':>12s} {'steps':>6s} {'share':>10s}"
-    )
+    print("model        precision train mol/s      share sample mol/s  steps      share")
     for name in options.models.split(","):
         bench_model(name, MODELS[name], options.batch_size, options.seconds, peak)
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

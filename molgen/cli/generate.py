@@ -166,7 +166,7 @@ def _check_same(options: GenerateOptions, directory: RunDirectory) -> None:
         new = getattr(options, key, None)
         if key not in _FREE_ON_RESUME and new != old:
             raise InputError(
-                f"{directory.path} was made with {key} = {old}, got {new}; resume with the same, or choose another folder"
+                f"{directory.path} was made with {key} = {old}, got {new}; resume with the same, or choose another"
             )
 
 

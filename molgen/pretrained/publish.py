@@ -47,11 +47,7 @@ def publish(run: Path, judged: Path, target: Path) -> None:
 def model_card(description: dict[str, Any], rows: dict[str, Any], record: dict[str, Any]) -> str:
     """The card as Markdown."""
     training, sampler = description["training"], description["sampler"]
-    table = "\n".join(
-        f"| {name} | {100 * row['value']:.1f} % | {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['n']} | {row['rule']} |"
-        for name, row in rows.items()
-        if name in SHOWN
-    )
+    table = "\n".join(_row(name, row) for name, row in rows.items() if name in SHOWN)
     elements = ", ".join(symbol(z) for z in description["codec"]["elements"])
     sizes = description["size_law"]["sizes"]
     return f"""# {description["name"]}
@@ -61,9 +57,9 @@ An unconditional generator of 3D molecules: elements {elements}, {min(sizes)} to
 | | |
 |---|---|
 | task | {description["task"]} |
-| network | `{description["network"]["name"]}`, {training["parameters"] / 1e6:.2f} million parameters, stored in float16 |
+| network | `{description["network"]["name"]}`, {training["parameters"] / 1e6:.2f} million parameters, in float16 |
 | data | `{description["data"]}`, training part (hash {description["data_hash"]}) |
-| training | {training["steps"]} steps, {training["samples_seen"]} molecules seen, {training["seconds"] / 60:.0f} minutes |
+| training | {training["steps"]} steps, {training["samples_seen"]} molecules, {training["seconds"] / 60:.0f} minutes |
 | sampler | {sampler["solver"]}, {sampler["steps"]} network evaluations |
 | licence | MIT, weights and data |
 
@@ -84,6 +80,11 @@ Every sample counts; invalid ones are failures.
 - Geometries follow GFN2-xTB; relax them before any use that needs better ones.
 - A generated molecule may be unstable, toxic or impossible to make. Nothing here says otherwise.
 """
+
+
+def _row(name: str, row: dict[str, Any]) -> str:
+    value, low, high = (f"{100 * row[key]:.1f}" for key in ("value", "low", "high"))
+    return f"| {name} | {value} % | {low} to {high} | {row['n']} | {row['rule']} |"
 
 
 def main() -> None:
