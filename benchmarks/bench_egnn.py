@@ -67,16 +67,16 @@ def training(network: torch.nn.Module, batch: tuple, autocast: bool) -> Callable
     return step
 
 
-def compare(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+def compare(steps: dict[str, Callable[[], None]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of each step, measured in turns after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     for _ in range(repeats):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
@@ -99,8 +99,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--sizes", type=Path, help="npz file with an array `num_atoms`")
     parser.add_argument("--default-allocator", action="store_true", help="leave glibc's malloc as it is")
+    parser.add_argument(
+        "--cpu-seconds", action="store_true", help="one thread, timed by its CPU seconds: for a busy machine"
+    )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    threads = 1 if options.cpu_seconds else options.threads
+    clock = time.process_time if options.cpu_seconds else time.perf_counter
+    torch.set_num_threads(threads)
     tuned = False if options.default_allocator else tune_allocator()
 
     generator = np.random.default_rng(0)
@@ -112,7 +117,7 @@ def main() -> None:
     batch = make_batch(sizes, seed=0)
     print(
         f"batch {len(sizes)}, atoms {sizes.mean():.1f} (largest {sizes.max()}), hidden {options.hidden_nf}, "
-        f"layers {options.n_layers}, threads {options.threads}, allocator {'tuned' if tuned else 'default'}"
+        f"layers {options.n_layers}, threads {threads}, allocator {'tuned' if tuned else 'default'}"
     )
     arguments = {"n_features": N_FEATURES, "hidden_nf": options.hidden_nf, "n_layers": options.n_layers}
     for title, make in (("forward", forward), ("training step", training)):
@@ -122,7 +127,7 @@ def main() -> None:
             "egnn float32": make(EGNN(**arguments), batch, False),
             "egnn bfloat16 products": make(EGNN(**arguments), batch, True),
         }
-        print_table(title, compare(steps, options.repeats), len(sizes))
+        print_table(title, compare(steps, options.repeats, clock), len(sizes))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from common.diffusion import Denoiser, SampleNoise, Sampler, sample_seeds, size_mask
+from common.diffusion import Denoiser, Process, SampleNoise, Sampler, sample_seeds, size_mask
 from common.diffusion.model_file import build_denoiser, load_weights, read_description, read_weights, save_model
 from common.errors import InputError
+from common.named import build
 from molgen.chemistry.perception import perceive
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
@@ -85,9 +86,9 @@ class MoleculeModel:
         denoiser = build_denoiser(description, NETWORKS, MOLECULE_PARAMETERISATIONS)
         return cls(
             denoiser=denoiser,
-            codec=MoleculeCodec(**description["codec"]),
+            codec=build(MoleculeCodec, description["codec"], "codec"),
             size_law=SizeLaw(tuple(description["size_law"]["sizes"]), tuple(description["size_law"]["weights"])),
-            sampler=Sampler(denoiser.process, **description["sampler"]),
+            sampler=_recommended(denoiser.process, description["sampler"]),
             description=description,
         )
 
@@ -109,13 +110,13 @@ class MoleculeModel:
 
     def save(self, directory: str | Path) -> None:
         """Write the model folder."""
-        sampler = {key: getattr(self.sampler, key) for key in ("steps", "solver", "exponent")}
+        sampler = {key: getattr(self.sampler, key) for key in ("steps", "solver", "eta", "exponent", "final_noise")}
         description = {
             **self.description,
             "domain": "molgen",
             "codec": asdict(self.codec),
             "size_law": asdict(self.size_law),
-            "sampler": {**sampler, **dict(self.description.get("sampler", {}))},
+            "sampler": sampler,
         }
         save_model(Path(directory), self.denoiser.state_dict(), description)
 
@@ -212,6 +213,15 @@ class MoleculeModel:
         if precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         raise InputError(f"got precision '{precision}', expected 'float32' or 'bf16'")
+
+
+def _recommended(process: Process, settings: Mapping[str, Any]) -> Sampler:
+    try:
+        return build(Sampler, {**settings, "process": process}, "sampler")
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"sampler: {error}") from error
 
 
 def model_directory(path: Path) -> Path:

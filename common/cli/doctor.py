@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Finding:
     install: str
 
 
-def examine(dependencies: Sequence[Dependency]) -> dict[str, object]:
+def examine(dependencies: Sequence[Dependency]) -> dict[str, Any]:
     """Versions, devices and findings, ready for a table or for JSON."""
     import torch
 

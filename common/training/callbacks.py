@@ -32,7 +32,7 @@ class WarmedEMA(WeightAveraging):
         def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
             steps = float(count)
             keep = min(decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(averaged, current, 1 - keep)
+            torch._foreach_lerp_(averaged, current, 1 - keep)  # type: ignore[attr-defined]
 
         super().__init__(multi_avg_fn=average, use_buffers=False)
 
@@ -41,7 +41,7 @@ class WarmedEMA(WeightAveraging):
         """The averaged denoiser of a running fit."""
         if self._average_model is None:
             raise RuntimeError("the average exists while a fit runs")
-        return self._average_model.module.denoiser
+        return _training(self._average_model.module).denoiser
 
 
 class CheckpointKeeper(Callback):
@@ -182,7 +182,7 @@ class Measurements(Callback):
         logger.info("step %d  %s", module.steps, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
 
-def _training(module: lightning.LightningModule) -> DiffusionTraining:
+def _training(module: torch.nn.Module) -> DiffusionTraining:
     if not isinstance(module, DiffusionTraining):
         raise TypeError(f"got {type(module).__name__}, expected DiffusionTraining")
     return module

@@ -160,7 +160,7 @@ class MoleculeSet:
         if self.charges is not None:
             arrays["charges"] = self.charges.astype(np.int8)
         with atomic_writer(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | Path) -> MoleculeSet:

@@ -46,6 +46,8 @@ class EquivariantTransformer(nn.Module):
     # Inputs, outputs and gates: Muon leaves them to AdamW.
     edge_modules = ("embed_node", "embed_global", "embed_pair", "features_out", "coordinates_out")
 
+    centres: Tensor
+
     def __init__(
         self,
         *,

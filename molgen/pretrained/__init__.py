@@ -10,6 +10,7 @@ import torch
 from common.diffusion.model_file import DESCRIPTION
 from common.errors import InputError
 from molgen.model import MoleculeModel
+from molgen.pretrained.edm import is_edm_checkpoint, load_edm_model
 
 _HERE = Path(__file__).parent
 
@@ -34,5 +35,6 @@ def find_model(name: str | Path) -> Path:
 
 
 def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> MoleculeModel:
-    """The shipped model called `name`, or the one in a folder."""
-    return MoleculeModel.load(find_model(name), device)
+    """The shipped model called `name`, or the one in a folder: ours, a run's, or a published checkpoint of EDM."""
+    folder = find_model(name)
+    return load_edm_model(folder, device) if is_edm_checkpoint(folder) else MoleculeModel.load(folder, device)

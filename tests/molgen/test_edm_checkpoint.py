@@ -11,7 +11,9 @@ from contracts.denoiser import make_batch
 from egnn_reference import ReferenceEGNN
 
 from common.errors import InputError
+from molgen import load_pretrained
 from molgen.models.edm_checkpoint import load_edm_checkpoint, read_arguments
+from molgen.pretrained.edm import load_edm_model
 
 ARGUMENTS = {
     "exp_name": "made_here",
@@ -197,3 +199,23 @@ def test_foreign_state_dict(tmp_path):
     torch.save({"layer.weight": torch.zeros(1)}, tmp_path / "generative_model_ema.npy")
     with pytest.raises(InputError, match=r"'layer\.weight', which no EDM model has"):
         load_edm_checkpoint(tmp_path)
+
+
+def test_a_published_checkpoint_is_a_whole_model(tmp_path):
+    """Its folder generates: EDM's scaling, schedule, atom counts and chain; few steps by another solver too."""
+    write_checkpoint(tmp_path)
+    model = load_pretrained(tmp_path)
+    assert model.sampler.steps == 1001
+    assert model.sampler.final_noise
+    assert (model.codec.type_scale, model.codec.number_scale, model.codec.n_channels) == (0.25, 0.1, 9)
+    samples = model.sample(3, steps=5, solver="dpm2")
+    assert len(samples) == 3
+    assert set(samples.numbers) <= {1, 6, 7, 8, 9}
+    drawn = model.size_law.draw(0, 0, 3000)
+    assert drawn.mean() == pytest.approx(18.0, abs=0.2)
+
+
+def test_a_conditional_checkpoint_is_not_taken_for_an_unconditional_model(tmp_path):
+    write_checkpoint(tmp_path, conditioning=["alpha"], context_node_nf=1)
+    with pytest.raises(InputError, match="wants the condition alpha"):
+        load_edm_model(tmp_path)
