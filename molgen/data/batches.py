@@ -6,11 +6,11 @@ each of several processes takes its own share without talking to the others.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 
 from common.diffusion import State
 from common.errors import InputError
@@ -21,11 +21,11 @@ from molgen.data.molecules import MoleculeSet
 _POOL = 16
 
 
-class MoleculeBatches(IterableDataset[State]):
+class MoleculeBatches:
     """Endless stream of `State` batches, each molecule once an epoch, similar sizes together.
 
     Args:
-        molecules: the training set.
+        molecules: the training set; its arrays may be memory-mapped.
         codec: molecule -> state.
         batch_size: molecules in a batch of this process.
         seed: of the order.
@@ -48,9 +48,11 @@ class MoleculeBatches(IterableDataset[State]):
     ) -> None:
         if len(molecules) == 0:
             raise InputError("got an empty training set, expected at least one molecule")
-        self._states = codec.encode(molecules)
-        if context is not None:
-            self._states = self._states.replace(condition={"context": torch.from_numpy(context).float()})
+        codec.type_indices(np.unique(molecules.numbers))
+        # Labels would only be copied along with each batch.
+        self._molecules = dataclasses.replace(molecules, properties={}, smiles=None)
+        self._codec = codec
+        self._context = context
         self._sizes = molecules.num_atoms
         self.batch_size = batch_size
         self.seed = seed
@@ -85,6 +87,8 @@ class MoleculeBatches(IterableDataset[State]):
         return list(batches[rng.permutation(_POOL)])
 
     def _collate(self, indices: np.ndarray) -> State:
-        state = self._states.index(torch.from_numpy(indices))
-        largest = int(self._sizes[indices].max())
-        return state.replace(x=state.x[:, :largest], mask=state.mask[:, :largest])
+        """Padded only here, so that a data set takes no more memory than its flat arrays."""
+        state = self._codec.encode(self._molecules.select(indices))
+        if self._context is None:
+            return state
+        return state.replace(condition={"context": torch.from_numpy(self._context[indices]).float()})
