@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from egnn_reference import ReferenceEGNN
 
-from common.training.allocator import tune_allocator
+from common.allocator import tune_allocator
 from molgen.models.egnn import EGNN
 
 N_FEATURES = 6

@@ -18,8 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.algorithms.likelihood import Likelihood
+from common.allocator import tune_allocator
 from common.diffusion import SampleNoise, sample_seeds, size_mask
-from common.training.allocator import tune_allocator
 from common.training.optimiser import OptimiserConfig, build_optimisers
 from molgen.data.batches import MoleculeBatches
 from molgen.data.gdb7_xtb import load, split

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from common.algorithms.likelihood import Likelihood
+from common.allocator import tune_allocator
 from common.diffusion import Denoiser
 from common.errors import InputError
-from common.training.allocator import tune_allocator
 from common.training.callbacks import CheckpointKeeper, Measurements, ProgressLines, WarmedEMA
 from common.training.module import BatchSource, DiffusionTraining
 from common.training.optimiser import OptimiserConfig

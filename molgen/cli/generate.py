@@ -57,15 +57,14 @@ class GenerateOptions(CommonOptions):
 
 def run(options: GenerateOptions) -> dict[str, Any]:
     """Generate, judge, write, summarise."""
-    import torch
-
+    from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
     from molgen.pretrained import find_model, load_pretrained
     from molgen.results import judge, write_samples, write_tables
 
     _check(options)
-    torch.set_grad_enabled(False)
+    tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
     name = str(model.description.get("name", Path(options.model).name))

@@ -47,6 +47,7 @@ class TrainOptions(CommonOptions):
     init_from: str | None = option(None, "start from the weights of this model (name or folder)")
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
     max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
+    log_every: int = option(50, "steps between entries in the logs")
     measure_every: int = option(0, "steps between measurements of sample quality; 0 for none")
     measure_samples: int = option(256, "molecules a measurement")
     resume: bool = option(False, "go on from the last checkpoint of the run directory")
@@ -80,7 +81,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
         max_steps=options.steps, accumulate=options.accumulate, precision=options.precision, devices=options.devices,
         device=device.split(":")[0], ema_decay=options.ema_decay, seed=options.seed,
         checkpoint_minutes=options.checkpoint_minutes, max_minutes=options.max_minutes,
-        measure_every=options.measure_every,
+        measure_every=options.measure_every, log_every=options.log_every,
     )  # fmt: skip
     if directory is not None:
         directory.write_config(options)

@@ -9,7 +9,7 @@ import pytest
 COUNT_FAULTS = """
 import resource
 import numpy as np
-from common.training.allocator import tune_allocator
+from common.allocator import tune_allocator
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -39,7 +39,7 @@ def test_large_buffers_stay_in_the_process():
 def test_other_platforms_are_left_alone():
     code = (
         "import platform; platform.libc_ver = lambda: ('', '')\n"
-        "from common.training.allocator import tune_allocator; print(tune_allocator())"
+        "from common.allocator import tune_allocator; print(tune_allocator())"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert output.stdout.strip() == "False"

@@ -45,6 +45,15 @@ def error_line(capsys) -> str:
     return next(line for line in reversed(text.splitlines()) if ": error:" in line or ": incomplete:" in line)
 
 
+def test_twenty_steps_give_the_losses_they_always_gave(folder, tmp_path):
+    """A golden trajectory through the command: data, codec, noise, network, loss and optimiser unchanged."""
+    arguments = ["train", "--config", str(folder / "tiny.yaml"), "--steps", "20", "--log-every", "10", "--json"]
+    assert main([*arguments, "--output-dir", str(tmp_path / "golden")]) == 0
+    (table,) = (tmp_path / "golden" / "logs" / "csv").glob("*/metrics.csv")
+    losses = [float(row["train/loss"]) for row in csv.DictReader(table.open()) if row["train/loss"]]
+    assert losses == pytest.approx([1.53271, 1.35878], rel=2e-3)
+
+
 def test_a_run_directory_is_a_model_and_generation_writes_everything(folder, capsys):
     output = folder / "samples"
     arguments = ["generate", str(folder / "run"), "--num-samples", "12", "--num-atoms", "5-9", "--json"]
