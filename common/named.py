@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from common.errors import InputError
@@ -26,7 +26,7 @@ def build_named(description: Mapping[str, Any], table: Mapping[str, Callable[...
     settings = dict(description)
     name = settings.pop("name", None)
     if name not in table:
-        raise InputError(f"got {what} {name!r}{nearest(str(name), table)}, expected one of {', '.join(table)}")
+        raise InputError(f"got {what} {name!r}{nearest(str(name), table)}; expected one of {', '.join(table)}")
     return build(table[name], settings, f"{what} '{name}'")
 
 
@@ -42,7 +42,7 @@ def build(factory: Callable[..., Built], settings: Mapping[str, Any], what: str)
         raise InputError(f"{what}: {error}") from error
 
 
-def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """`; did you mean 'x'?` where a known name is near, else nothing."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` where a known name is near, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f" (did you mean '{close[0]}'?)" if close else ""

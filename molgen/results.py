@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rdkit import rdBase
+
 from common.atomic import atomic_writer, write_json
 from molgen.chemistry.descriptors import describe
 from molgen.data.molecules import MoleculeSet
@@ -53,11 +55,11 @@ def write_samples(directory: Path, samples: MoleculeSet, evaluation: Evaluation)
 
 def write_tables(directory: Path, evaluation: Evaluation, facts: Mapping[str, Any] | None = None) -> None:
     """`samples.csv` (one row a sample, with RDKit descriptors where there are bonds) and `metrics.json`."""
-    rows = [
-        {**row, **(describe(found.mol) if found.mol is not None else {})}
-        for row, found in zip(evaluation.rows, evaluation.perceived, strict=True)
-    ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with rdBase.BlockLogs():  # Odd samples are counted in the table; RDKit's remarks add nothing.
+        rows = [
+            {**row, **describe(found.mol)} for row, found in zip(evaluation.rows, evaluation.perceived, strict=True)
+        ]
+    columns = list(rows[0]) if rows else []
     with atomic_writer(directory / "samples.csv") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

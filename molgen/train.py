@@ -21,7 +21,7 @@ from molgen.data.batches import MoleculeBatches
 from molgen.data.molecules import MoleculeSet
 from molgen.metrics.validity import edm_smiles
 from molgen.model import MoleculeModel, SizeLaw
-from molgen.pretrained import find_model
+from molgen.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -70,43 +70,62 @@ class BatchConfig:
     timesteps: int | None = None
 
 
-def train(
+def new_model(
     molecules: MoleculeSet,
-    directory: Path,
+    config: ModelConfig,
     *,
     name: str,
-    model_config: ModelConfig,
-    batch_config: BatchConfig,
-    optimiser: OptimiserConfig,
-    fit_config: FitConfig,
+    seed: int,
     facts: Mapping[str, Any],
     init_from: str | None = None,
-    resume: bool = False,
-    measure_samples: int = 0,
-) -> tuple[MoleculeModel, FitResult]:
-    """Train on `molecules` and write the model, with averaged weights, to `directory/model`.
+) -> MoleculeModel:
+    """An untrained model for the elements and atom counts of `molecules`.
 
     Args:
         molecules: the training part of the data.
-        directory: of the run.
+        config: what is trained.
         name: of the model.
-        model_config, batch_config, optimiser, fit_config: see there.
-        facts: what else `model.json` shall say (data, licence, ...).
+        seed: of the initial weights.
+        facts: what else `model.json` shall say (data, task, ...).
         init_from: start from the weights of this model (name or folder).
+
+    Raises:
+        InputError: an unusable configuration, or weights that do not fit.
+    """
+    torch.manual_seed(seed)
+    model = MoleculeModel.create({**config.describe(name, molecules), **facts})
+    if init_from is not None:
+        load_weights(model.denoiser, load_pretrained(init_from).denoiser.state_dict(), init_from)
+    logger.info(
+        "%s: %d molecules, %.2f million parameters", name, len(molecules), learnable_count(model.denoiser) / 1e6
+    )
+    return model
+
+
+def train(
+    model: MoleculeModel,
+    molecules: MoleculeSet,
+    directory: Path,
+    *,
+    batch_config: BatchConfig,
+    optimiser: OptimiserConfig,
+    fit_config: FitConfig,
+    resume: bool = False,
+    measure_samples: int = 0,
+) -> FitResult:
+    """Train `model` on `molecules`; it ends with averaged weights, and so does `directory/model`.
+
+    Args:
+        model: from `new_model`.
+        molecules: the training part of the data.
+        directory: of the run.
+        batch_config, optimiser, fit_config: see there.
         resume: go on from the checkpoint in `directory`.
         measure_samples: molecules generated for each measurement.
 
     Raises:
         InputError: unusable configuration or data.
     """
-    torch.manual_seed(fit_config.seed)
-    model = MoleculeModel.create({**model_config.describe(name, molecules), **facts})
-    if init_from is not None:
-        base = MoleculeModel.load(find_model(init_from))
-        load_weights(model.denoiser, base.denoiser.state_dict(), init_from)
-    logger.info(
-        "%s: %d molecules, %.2f million parameters", name, len(molecules), learnable_count(model.denoiser) / 1e6
-    )
 
     def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
         return MoleculeBatches(
@@ -136,7 +155,7 @@ def train(
     }
     if result.is_first_process:
         model.save(directory / "model")
-    return model, result
+    return result
 
 
 def _quality(model: MoleculeModel, count: int, precision: str) -> Callable[[Denoiser], dict[str, float]]:

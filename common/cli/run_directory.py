@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,21 @@ class RunDirectory:
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{self / 'config.yaml'} cannot be read: {error}") from error
 
+    def check_same(self, options: Any, free: Collection[str]) -> None:
+        """Raise `InputError` if the run was made with other options than these; those named in `free` may differ."""
+        for key, old in self.read_config().items():
+            new = getattr(options, key, old)
+            if key not in free and new != old:
+                raise InputError(
+                    f"{self.path} was made with {key} = {old}, got {new}; resume with --config {self / 'config.yaml'}, "
+                    "or choose another folder"
+                )
+
     def write_provenance(self, **facts: Any) -> None:
-        """`run.json`: what made the run: command, versions, commit, machine, and the facts given."""
+        """`run.json`: what made the run: command, versions, commit, machine, and the facts given.
+
+        A resumed run keeps its first record; each resumption is added under `resumed`.
+        """
         record = {
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -79,6 +93,9 @@ class RunDirectory:
             "cpus": os.cpu_count(),
             **facts,
         }
+        if (self / "run.json").exists():
+            first = self.read_json("run.json")
+            record = {**first, "resumed": [*first.get("resumed", []), record]}
         write_json(self / "run.json", record)
 
     def read_json(self, name: str) -> Any:

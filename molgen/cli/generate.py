@@ -50,7 +50,7 @@ class GenerateOptions(CommonOptions):
     overwrite: bool = option(False, "replace an existing run directory")
     allow_partial: bool = option(False, "exit with 0 when interrupted with fewer molecules than asked")
     posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)")
-    pictures: int = option(24, "molecules in the picture grid; 0 for no picture")
+    pictures: int = option(24, "valid molecules in the picture grid; 0 for no picture")
     workers: int | None = option(None, "processes for bonds and checks (default: one a core)")
     data_folder: str = option("data", "folder of the named data sets, for the comparison with the training data")
 
@@ -72,7 +72,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
     )
     if options.resume:
-        _check_same(options, directory)
+        directory.check_same(options, _FREE_ON_RESUME)
     directory.write_config(options)
     directory.write_provenance(
         device=device,
@@ -158,17 +158,6 @@ def _check(options: GenerateOptions) -> None:
     _num_atoms(options.num_atoms)
 
 
-def _check_same(options: GenerateOptions, directory: RunDirectory) -> None:
-    """A resumed run must not mix samples of different requests."""
-    before = directory.read_config()
-    for key, old in before.items():
-        new = getattr(options, key, None)
-        if key not in _FREE_ON_RESUME and new != old:
-            raise InputError(
-                f"{directory.path} was made with {key} = {old}, got {new}; resume with the same, or choose another"
-            )
-
-
 def _reference(options: GenerateOptions, model: MoleculeModel) -> MoleculeSet | None:
     from molgen.results import training_data
 
@@ -185,9 +174,9 @@ def _reference(options: GenerateOptions, model: MoleculeModel) -> MoleculeSet | 
 def _draw(path: Path, evaluation: Evaluation, count: int) -> None:
     from molgen.chemistry.drawing import draw_grid
 
-    shown = [found for found in evaluation.perceived if found.mol is not None][:count]
+    shown = [found for found in evaluation.perceived if found.valid][:count]
     if not shown:
-        logger.warning("no picture: no sample has valid bonds")
+        logger.warning("no picture: no sample is valid")
         return
     draw_grid([found.mol for found in shown], [found.smiles or "" for found in shown], path)
 

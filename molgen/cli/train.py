@@ -14,6 +14,10 @@ from common.errors import IncompleteError, InputError
 
 logger = logging.getLogger(__name__)
 
+# What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
+_FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
+                   "log_every", "measure_every", "measure_samples", "overwrite"}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(CommonOptions):
@@ -64,46 +68,51 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from common.training.fit import FitConfig
     from common.training.optimiser import OptimiserConfig
     from molgen.data.sources import load_data, split_data
-    from molgen.train import BatchConfig, ModelConfig, train
+    from molgen.train import BatchConfig, ModelConfig, new_model, train
 
     _check(options)
     network = options.network.get("name", "?")
     name = options.name or f"{Path(options.data).stem}-{network}"
     path = Path(options.output_dir or f"runs/{name}")
-    # Lightning starts the other processes with the same command; the first one has made the folder by then.
-    first_process = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume) if first_process else None
-    report = load_data(options.data, data_folder=options.data_folder, max_atoms=options.max_atoms, seed=options.seed)
-    parts = split_data(options.data, report.molecules)
-    molecules = report.molecules.select(parts["train"])
+    # Everything that can be wrong with the request comes before the folder is made.
+    optimiser = build(OptimiserConfig, options.optimiser, "optimiser")
     device = pick_device(options.device)
-    fit_config = FitConfig(
-        max_steps=options.steps, accumulate=options.accumulate, precision=options.precision, devices=options.devices,
-        device=device.split(":")[0], ema_decay=options.ema_decay, seed=options.seed,
-        checkpoint_minutes=options.checkpoint_minutes, max_minutes=options.max_minutes,
-        measure_every=options.measure_every, log_every=options.log_every,
-    )  # fmt: skip
-    if directory is not None:
+    report = load_data(options.data, data_folder=options.data_folder, max_atoms=options.max_atoms, seed=options.seed)
+    molecules = report.molecules.select(split_data(options.data, report.molecules)["train"])
+    facts = {"data": options.data, "data_hash": molecules.digest(), "task": "unconditional"}
+    model = new_model(
+        molecules,
+        ModelConfig(options.network, options.parameterisation, options.schedule, options.codec, options.sampler),
+        name=name,
+        seed=options.seed,
+        facts=facts,
+        init_from=options.init_from,
+    )
+    # Lightning starts the other processes with the same command; the first one has made the folder by then.
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume)
+        if options.resume:
+            directory.check_same(options, _FREE_ON_RESUME)
         directory.write_config(options)
         directory.write_provenance(
-            device=device, seed=options.seed, training_data=options.data, data_hash=molecules.digest(),
+            device=device, seed=options.seed, training_data=options.data, data_hash=facts["data_hash"],
             torch_threads=torch.get_num_threads(),
         )  # fmt: skip
-    model, result = train(
+    result = train(
+        model,
         molecules,
         path,
-        name=name,
-        model_config=ModelConfig(
-            options.network, options.parameterisation, options.schedule, options.codec, options.sampler
-        ),
         batch_config=BatchConfig(options.batch_size, options.max_weight, options.timesteps),
-        optimiser=build(OptimiserConfig, options.optimiser, "optimiser"),
-        fit_config=fit_config,
-        facts={"data": options.data, "data_hash": molecules.digest(), "task": "unconditional"},
-        init_from=options.init_from,
+        optimiser=optimiser,
+        fit_config=FitConfig(
+            max_steps=options.steps, accumulate=options.accumulate, precision=options.precision,
+            devices=options.devices, device=device.split(":")[0], ema_decay=options.ema_decay, seed=options.seed,
+            checkpoint_minutes=options.checkpoint_minutes, max_minutes=options.max_minutes,
+            measure_every=options.measure_every, log_every=options.log_every,
+        ),
         resume=options.resume,
         measure_samples=options.measure_samples,
-    )
+    )  # fmt: skip
     training = dict(model.description["training"])
     if result.is_first_process and not options.json:
         print(f"{name}: {training['samples_seen']} molecules seen in {training['steps']} steps")

@@ -5,10 +5,10 @@ A user types the name (`gap`); files and tables carry the column (`gap_ev`), whi
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from common.errors import InputError
+from common.named import nearest
 
 HARTREE_EV = 27.211386245988
 DEBYE_PER_E_ANGSTROM = 4.803204712570263
@@ -51,6 +51,5 @@ def find_property(name: str) -> Property:
     for prop in PROPERTIES.values():
         if name.lower() in (prop.name, prop.column):
             return prop
-    nearest = difflib.get_close_matches(name.lower(), [*PROPERTIES, *(p.column for p in PROPERTIES.values())], n=1)
-    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-    raise InputError(f"unknown property '{name}'{hint} Known: {', '.join(PROPERTIES)}")
+    known = [*PROPERTIES, *(prop.column for prop in PROPERTIES.values())]
+    raise InputError(f"unknown property '{name}'{nearest(name.lower(), known)}; known: {', '.join(PROPERTIES)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.named import nearest
 from molgen.data import gdb7_xtb, geom, qm9, splits
 from molgen.data.files import FORMATS, ReadReport, read_molecules, select_properties
 from molgen.data.molecules import MoleculeSet
@@ -115,10 +115,9 @@ def find_source(name: str) -> Source:
     """The named data set; an `InputError` names the nearest otherwise."""
     if name in SOURCES:
         return SOURCES[name]
-    nearest = difflib.get_close_matches(name.lower(), SOURCES, n=1)
-    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
     raise InputError(
-        f"no data set is called '{name}'{hint} Known: {', '.join(SOURCES)}, or a file ({', '.join(FORMATS)})"
+        f"no data set is called '{name}'{nearest(name.lower(), SOURCES)}; "
+        f"known: {', '.join(SOURCES)}, or a file ({', '.join(FORMATS)})"
     )
 
 

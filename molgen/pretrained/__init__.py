@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import torch
 
 from common.diffusion.model_file import DESCRIPTION
 from common.errors import InputError
+from common.named import nearest
 from molgen.model import MoleculeModel
 from molgen.pretrained.edm import is_edm_checkpoint, load_edm_model
 
@@ -27,10 +27,10 @@ def find_model(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         return path
-    nearest = difflib.get_close_matches(str(name), names(), n=1)
-    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    shipped = names()
     raise InputError(
-        f"no model '{name}'{hint} Expected a model folder, a run directory, or one of: {', '.join(names()) or 'none'}"
+        f"no model '{name}'{nearest(str(name), shipped)}; expected a model folder, a run directory, or one of: "
+        f"{', '.join(shipped) or 'none'}"
     )
 
 

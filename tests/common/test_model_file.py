@@ -70,7 +70,7 @@ def test_weights_that_do_not_fit_are_named():
     ("description", "message"),
     [
         ({"name": "nett"}, "did you mean 'net'"),
-        ({"name": "net", "widht": 3}, "no setting 'widht'; did you mean 'width'"),
+        ({"name": "net", "widht": 3}, r"no setting 'widht' \(did you mean 'width'"),
         ({}, "got network None"),
     ],
 )

@@ -135,6 +135,7 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, capsys, argumen
     places = {"RUN": str(folder / "run"), "NEW": str(tmp_path / "new")}
     assert main([places.get(word, word) for word in arguments]) == 2
     assert message in error_line(capsys)
+    assert not (tmp_path / "new").exists(), "a refused request leaves nothing behind"
 
 
 def test_a_configuration_with_an_unknown_key_names_the_nearest(folder, tmp_path, capsys):
