@@ -31,10 +31,10 @@ def publish(run: Path, judged: Path, target: Path) -> None:
     """
     description = read_description(model_directory(run))
     record, metrics = RunDirectory(judged).read_json("run.json"), RunDirectory(judged).read_json("metrics.json")
-    rows = {row["name"]: row for row in metrics["metrics"]}
+    rows = {row["name"]: row for row in metrics["metrics"] if row["name"] in SHOWN and row["value"] is not None}
     description |= {
         "licence": "MIT",
-        "quality": {name: f"{100 * rows[name]['value']:.1f} %" for name in SHOWN if name in rows},
+        "quality": {name: f"{100 * row['value']:.1f} %" for name, row in rows.items()},
     }
     weights = {name: value.to(torch.float16) for name, value in read_weights(model_directory(run)).items()}
     if target.exists():
@@ -47,7 +47,7 @@ def publish(run: Path, judged: Path, target: Path) -> None:
 def model_card(description: dict[str, Any], rows: dict[str, Any], record: dict[str, Any]) -> str:
     """The card as Markdown."""
     training, sampler = description["training"], description["sampler"]
-    table = "\n".join(_row(name, row) for name, row in rows.items() if name in SHOWN)
+    table = "\n".join(_row(name, row) for name, row in rows.items())
     elements = ", ".join(symbol(z) for z in description["codec"]["elements"])
     sizes = description["size_law"]["sizes"]
     return f"""# {description["name"]}

@@ -11,12 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rdkit import Chem
 
+from molgen import load_pretrained
 from molgen.cli import main
 from molgen.data.gdb7_xtb import load
 from molgen.data.xyz import write_xyz
+from molgen.pretrained.publish import publish
 
 TINY = """
 network: {name: transformer, width: 32, n_layers: 1, pair_width: 8, n_vectors: 2, n_heads: 2}
@@ -68,6 +71,20 @@ def test_a_run_directory_is_a_model_and_generation_writes_everything(folder, cap
     record = json.loads((output / "run.json").read_text())
     assert record["seed"] == 0
     assert record["versions"]["torch"]
+
+
+def test_a_published_model_is_half_as_large_and_carries_its_card(folder, tmp_path):
+    judged = tmp_path / "judged"
+    arguments = ["generate", str(folder / "run"), "--num-samples", "4", "--pictures", "0", "--json"]
+    assert main([*arguments, "--output-dir", str(judged)]) == 0
+    publish(folder / "run", judged, tmp_path / "shipped")
+    weights = "model.safetensors"
+    assert (tmp_path / "shipped" / weights).stat().st_size < 0.7 * (folder / "run" / "model" / weights).stat().st_size
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert "molecule_stability" in card
+    assert "generate" in card
+    before, after = load_pretrained(folder / "run").sample(2), load_pretrained(tmp_path / "shipped").sample(2)
+    np.testing.assert_allclose(after.positions, before.positions, atol=0.05)
 
 
 def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
