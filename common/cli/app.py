@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.atomic import finite
-from common.cli.options import add_options, explain, option, read_options
+from common.cli.options import add_options, configs_first, explain, option, read_options
 from common.errors import IncompleteError, InputError
 
 OK, RUNTIME_ERROR, USAGE_ERROR, INCOMPLETE = 0, 1, 2, 3
@@ -58,7 +58,7 @@ def run_command(program: str, description: str, verbs: Sequence[Verb], arguments
     verb = next((table[word] for word in arguments if word in table), None)
     try:
         with _as_argument_error():
-            parsed = parser.parse_args(arguments)
+            parsed = parser.parse_args(configs_first(arguments, verb.name) if verb else arguments)
     except argparse.ArgumentError as error:
         _say(program, "error", explain(str(error), verb.options if verb else None))
         _say(program, "hint", f"{program}{f' {verb.name}' if verb else ''} --help lists the options")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
@@ -40,6 +42,19 @@ def add_options(parser: ArgumentParser, options: type) -> None:
             parser.add_argument(flag, action="store_true", default=default, help=text)
         else:
             parser.add_argument(flag, type=hints[field.name], default=default, help=text)
+
+
+def configs_first(arguments: Sequence[str], verb: str) -> list[str]:
+    """`arguments` with every `--config FILE` right behind the verb: what is typed beats a file, wherever it stands."""
+    position = arguments.index(verb) + 1
+    configs, rest = [], []
+    words = iter(arguments[position:])
+    for word in words:
+        if word == "--config":
+            configs += [word, *islice(words, 1)]
+        else:
+            (configs if word.startswith("--config=") else rest).append(word)
+    return [*arguments[:position], *configs, *rest]
 
 
 def read_options(namespace: Namespace, options: type[Options]) -> Options:

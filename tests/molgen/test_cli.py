@@ -161,6 +161,13 @@ def test_a_configuration_with_an_unknown_key_names_the_nearest(folder, tmp_path,
     assert "did you mean 'batch_size'" in error_line(capsys)
 
 
+@pytest.mark.parametrize("order", [("--config", "FILE", "--steps", "0"), ("--steps", "0", "--config=FILE")])
+def test_what_is_typed_beats_the_configuration_wherever_it_stands(folder, tmp_path, capsys, order):
+    words = [word.replace("FILE", str(folder / "tiny.yaml")) for word in order]
+    assert main(["train", *words, "--output-dir", str(tmp_path / "new")]) == 2
+    assert "got --steps 0" in error_line(capsys)
+
+
 def test_broken_records_are_skipped_and_named(folder, capsys):
     text = (folder / "mine.xyz").read_text().splitlines()
     first = int(text[0])
