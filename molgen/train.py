@@ -63,11 +63,13 @@ class BatchConfig:
         batch_size: molecules a process and step.
         max_weight: see `Likelihood`.
         timesteps: see `Likelihood`.
+        focus: see `Likelihood`.
     """
 
     batch_size: int = 128
     max_weight: float | None = None
     timesteps: int | None = None
+    focus: tuple[float, float, float] | None = None
 
 
 def new_model(
@@ -135,7 +137,7 @@ def train(
 
     result = fit(
         model.denoiser,
-        Likelihood(timesteps=batch_config.timesteps, max_weight=batch_config.max_weight),
+        Likelihood(batch_config.timesteps, batch_config.max_weight, batch_config.focus),
         optimiser,
         batches,
         fit_config,

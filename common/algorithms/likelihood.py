@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from common.diffusion import Denoiser, State
+from common.errors import InputError
+
+# The quantile function is infinite at 0 and 1.
+_EDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,18 @@ class Likelihood:
         timesteps: draw times from the grid i / timesteps, i = 0 ... timesteps, as EDM does; None draws from [0, 1].
         max_weight: ceiling of a term's weight relative to the x0 error, against samples that are almost clean
             (in the manner of min-SNR, arXiv 2303.09556); None leaves the parameterisation's own weight.
+        focus: (share, location, scale): this share of the times comes from the logit-normal law
+            sigmoid(location + scale z), z ~ N(0, 1) (arXiv 2403.03206, section 3.1), the rest from [0, 1] evenly;
+            None for evenly throughout. It puts the effort where the data's structure is decided.
     """
 
     timesteps: int | None = None
     max_weight: float | None = None
+    focus: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.focus is not None and not (0 <= self.focus[0] <= 1 and self.focus[2] > 0):
+            raise InputError(f"got focus {self.focus}, expected (share in [0, 1], location, scale above 0)")
 
     def loss(self, denoiser: Denoiser, batch: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss and the mean of each of its parts, for clean states.
@@ -30,12 +42,19 @@ class Likelihood:
         which lowers the variance of the loss at no cost (arXiv 2107.00630, appendix I).
         """
         count = len(batch)
-        strata = torch.randperm(count, generator=generator)
-        t = ((strata + torch.rand(count, generator=generator)) / count).to(batch.x.device)
+        t = self._focused(_stratified(count, generator), generator).to(batch.x.device)
         if self.timesteps is not None:
             t = (t * (self.timesteps + 1)).floor().clamp(max=self.timesteps) / self.timesteps
         noise = torch.randn(batch.x.shape, generator=generator).to(batch.x.device)
         return self.loss_at(denoiser, batch, t, noise)
+
+    def _focused(self, t: Tensor, generator: torch.Generator) -> Tensor:
+        """Each even time t (B,) mapped to its law; the law of a sample is drawn apart from its time."""
+        if self.focus is None:
+            return t
+        share, location, scale = self.focus
+        focused = torch.sigmoid(location + scale * torch.special.ndtri(t.clamp(_EDGE, 1 - _EDGE)))
+        return torch.where(_stratified(len(t), generator) < share, focused, t)
 
     def loss_at(self, denoiser: Denoiser, batch: State, t: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """As `loss`, at given times t (B,) and standard Gaussian noise (B, N, D)."""
@@ -47,3 +66,9 @@ class Likelihood:
         parts = denoiser.parameterisation.loss_parts(x0_hat, batch.x, batch.mask, alpha, sigma, limit)
         means = {name: value.mean() for name, value in parts.items()}
         return torch.stack(list(means.values())).sum(), {name: value.detach() for name, value in means.items()}
+
+
+def _stratified(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) uniform draws, one from each of `count` equal parts of [0, 1], in random order."""
+    strata = torch.randperm(count, generator=generator)
+    return (strata + torch.rand(count, generator=generator)) / count

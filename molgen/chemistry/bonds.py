@@ -131,13 +131,9 @@ def uncovered_numbers(molecules: MoleculeSet) -> list[int]:
     return [z for z in numbers.tolist() if z not in covered]
 
 
-def count_fragments(molecules: MoleculeSet, factor: float = CONNECTED_FACTOR) -> np.ndarray:
-    """(M,) number of connected pieces of each molecule, atoms closer than `factor` times the sum of their covalent
-    radii being connected. 0 for a molecule without atoms; an atom at a NaN position is a piece of its own."""
-    # Here, because scipy would take most of the time in which a perception worker starts.
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
+def connected_pairs(molecules: MoleculeSet, factor: float = CONNECTED_FACTOR) -> tuple[np.ndarray, np.ndarray]:
+    """Atom indices (C,), (C,), first < second, of all pairs closer than `factor` times the sum of their covalent
+    radii. An atom of an unknown element has radius 0."""
     radii = np.zeros(256)
     radii[: elements.MAX_NUMBER + 1] = np.nan_to_num(elements.covalent_radii())
     firsts, seconds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -145,7 +141,17 @@ def count_fragments(molecules: MoleculeSet, factor: float = CONNECTED_FACTOR) ->
         near = distance < factor * (radii[molecules.numbers[first]] + radii[molecules.numbers[second]])
         firsts.append(first[near])
         seconds.append(second[near])
-    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    return np.concatenate(firsts), np.concatenate(seconds)
+
+
+def count_fragments(molecules: MoleculeSet, factor: float = CONNECTED_FACTOR) -> np.ndarray:
+    """(M,) number of connected pieces of each molecule, atoms closer than `factor` times the sum of their covalent
+    radii being connected. 0 for a molecule without atoms; an atom at a NaN position is a piece of its own."""
+    # Here, because scipy would take most of the time in which a perception worker starts.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first, second = connected_pairs(molecules, factor)
     n_atoms = len(molecules.numbers)
     graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(n_atoms, n_atoms))
     _, labels = connected_components(graph, directed=False) if n_atoms else (0, np.empty(0, np.int32))

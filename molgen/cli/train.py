@@ -32,7 +32,7 @@ class TrainOptions(CommonOptions):
     parameterisation: dict = option({"name": "categorical_types"}, "eps, v, x0 or categorical_types, with settings")
     schedule: dict = option({"name": "cosine"}, "noise schedule by name, with its settings")
     codec: dict = option(
-        {"coordinate_scale": 0.75, "type_scale": 1.0}, "coordinate_scale (1/Angstrom), type_scale, number_scale"
+        {"coordinate_scale": 0.75, "type_scale": 1.0}, "coordinate_scale (1/Angstrom), type_scale, number_scale, order"
     )
     sampler: dict = option({"steps": 50, "solver": "sde-dpm2"}, "recommended sampler: steps, solver, eta, exponent")
     optimiser: dict = option(
@@ -43,6 +43,9 @@ class TrainOptions(CommonOptions):
     accumulate: int = option(1, "batches per optimiser step")
     max_weight: float | None = option(None, "ceiling of the loss weight relative to the x0 error")
     timesteps: int | None = option(None, "train on the times i / timesteps (EDM: 1000) instead of all of [0, 1]")
+    focus: tuple[float, float, float] | None = option(
+        None, "[share, location, scale]: draw this share of the times from a logit-normal law"
+    )
     ema_decay: float = option(0.999, "memory of the weight average")
     precision: str = option("bf16", "float32 or bf16 (autocast)")
     device: str = option("auto", "auto, cpu, cuda or mps")
@@ -102,7 +105,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
         model,
         molecules,
         path,
-        batch_config=BatchConfig(options.batch_size, options.max_weight, options.timesteps),
+        batch_config=BatchConfig(options.batch_size, options.max_weight, options.timesteps, options.focus),
         optimiser=optimiser,
         fit_config=FitConfig(
             max_steps=options.steps, accumulate=options.accumulate, precision=options.precision,

@@ -50,7 +50,7 @@ class MoleculeBatches:
             raise InputError("got an empty training set, expected at least one molecule")
         codec.type_indices(np.unique(molecules.numbers))
         # Labels would only be copied along with each batch.
-        self._molecules = dataclasses.replace(molecules, properties={}, smiles=None)
+        self._molecules = codec.arrange(dataclasses.replace(molecules, properties={}, smiles=None))
         self._codec = codec
         self._context = context
         self._sizes = molecules.num_atoms

@@ -14,7 +14,10 @@ import torch
 from common.diffusion import Centered, State, size_mask
 from common.errors import InputError
 from molgen.chemistry.elements import symbol
+from molgen.chemistry.order import bonded_order
 from molgen.data.molecules import MoleculeSet
+
+ORDERS = ("given", "bonded")
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,18 @@ class MoleculeCodec:
         coordinate_scale: Angstrom -> state units; the state's coordinates should have about unit variance.
         type_scale: value of the hot channel.
         number_scale: factor of the atomic-number channel (EDM: 0.1); 0 leaves the channel out.
+        order: `given`, or `bonded` for networks that know the place of an atom (`molgen.chemistry.order`).
     """
 
     elements: tuple[int, ...]
     coordinate_scale: float = 1.0
     type_scale: float = 0.25
     number_scale: float = 0.0
+    order: str = "given"
 
     def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise InputError(f"got order '{self.order}', expected one of {', '.join(ORDERS)}")
         object.__setattr__(self, "elements", tuple(int(z) for z in self.elements))
         if len(set(self.elements)) != len(self.elements) or not self.elements:
             raise InputError(f"got elements {self.elements}, expected different atomic numbers, at least one")
@@ -59,8 +66,12 @@ class MoleculeCodec:
             raise InputError(f"got element {', '.join(unknown)}, expected {known}: leave these molecules out")
         return indices
 
+    def arrange(self, molecules: MoleculeSet) -> MoleculeSet:
+        """The molecules with their atoms in this codec's order: once a set, because it takes time."""
+        return molecules if self.order == "given" else molecules.reorder(bonded_order(molecules))
+
     def encode(self, molecules: MoleculeSet, n_points: int | None = None) -> State:
-        """State of all molecules, padded to n_points (or the largest), centre of mass at the origin."""
+        """State of all (arranged) molecules, padded to n_points (or the largest), centre of mass at the origin."""
         sizes = torch.from_numpy(molecules.num_atoms)
         mask = size_mask(sizes, n_points)
         types = torch.from_numpy(self.type_indices(molecules.numbers))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,10 @@ class MoleculeSet:
             smiles=None if self.smiles is None else self.smiles[indices],
             charges=None if self.charges is None else self.charges[indices],
         )
+
+    def reorder(self, order: np.ndarray) -> MoleculeSet:
+        """The same molecules with atom order[k] (A,) at place k; each atom has to stay in its molecule."""
+        return replace(self, numbers=self.numbers[order], positions=self.positions[order])
 
     @classmethod
     def from_molecules(

@@ -26,6 +26,9 @@ from common.diffusion.space import Centered
 _CENTERED = Centered(3)
 # Keeps the square root of a zero distance differentiable.
 _EPSILON = 1e-6
+# Order-aware networks: channels of an atom's place, and the largest distance in the sequence that is told apart.
+_N_PLACE = 32
+_MAX_OFFSET = 24
 
 
 class EquivariantTransformer(nn.Module):
@@ -41,10 +44,20 @@ class EquivariantTransformer(nn.Module):
         n_vectors: k, equivariant vectors an atom.
         n_radial: radial basis functions of the input distances.
         max_distance: where the radial basis ends, in units of the state's coordinates.
+        ordered: let the network know each atom's place in the sequence (`molgen.chemistry.order`). It is then no
+            longer equivariant under permutation, which nothing but the input's order needs.
     """
 
     # Inputs, outputs and gates: Muon leaves them to AdamW.
-    edge_modules = ("embed_node", "embed_global", "embed_pair", "features_out", "coordinates_out")
+    edge_modules = (
+        "embed_node",
+        "embed_place",
+        "embed_offset",
+        "embed_global",
+        "embed_pair",
+        "features_out",
+        "coordinates_out",
+    )
 
     centres: Tensor
 
@@ -60,12 +73,16 @@ class EquivariantTransformer(nn.Module):
         n_vectors: int = 8,
         n_radial: int = 24,
         max_distance: float = 8.0,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         self.n_features = n_features
         self.n_context = n_context
         self.n_time = 64
         self.embed_node = nn.Linear(n_features, width)
+        self.embed_place = nn.Linear(_N_PLACE, width, bias=False) if ordered else nn.Identity()
+        self.embed_offset = nn.Embedding(2 * _MAX_OFFSET + 1, pair_width) if ordered else nn.Identity()
+        self.ordered = ordered
         self.embed_global = nn.Sequential(
             nn.Linear(self.n_time + 1 + n_context, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -101,6 +118,12 @@ class EquivariantTransformer(nn.Module):
         radial = torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / self.spread) ** 2)
         h = self.embed_node(x[..., 3:])
         e = self.embed_pair(radial)
+        if self.ordered:
+            # The place among the real atoms, wherever the padding stands.
+            place = mask.cumsum(dim=1) - 1
+            h = h + self.embed_place(_place_features(place, x.dtype))
+            offset = (place.unsqueeze(2) - place.unsqueeze(1)).clamp(-_MAX_OFFSET, _MAX_OFFSET)
+            e = e + self.embed_offset(offset + _MAX_OFFSET).to(e.dtype)
         # (k, B, N, 3): k leads, so that what pairs of atoms do is a batched matrix product.
         vectors = self.embed_vectors[:, None, None, None] * coordinates
         pairs = mask[:, :, None] & mask[:, None, :]
@@ -202,6 +225,13 @@ def _squared_distances(vectors: Tensor) -> Tensor:
         norm = vectors.square().sum(dim=-1)
         squared = norm.unsqueeze(-1) + norm.unsqueeze(-2) - 2 * vectors @ vectors.transpose(-1, -2)
     return squared.clamp(min=0)
+
+
+def _place_features(place: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, N, _N_PLACE) sines and cosines of place (B, N), with wavelengths from 3 to 3000 atoms."""
+    frequency = 2 * math.pi / 3 * torch.exp(-torch.linspace(0, math.log(1000.0), _N_PLACE // 2, device=place.device))
+    angle = place.unsqueeze(-1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
 
 
 def _time_features(t: Tensor, size: int) -> Tensor:

@@ -55,12 +55,14 @@ def assert_equivariant(
     *,
     translation: bool = True,
     centred: bool = True,
+    permutation: bool = True,
     tolerance: float = 1e-8,
 ) -> None:
     """Rotation, reflection, translation and permutation of the input do the same to the output (float64 network).
 
     translation: a shift of the real atoms' coordinates changes nothing (a network that needs centred input, or
     centres it, may leave this out). centred: the output's coordinates have mean zero over the real atoms.
+    permutation: False for a network that knows an atom's place among the real ones: then only the padding moves.
     """
     x, t, mask, context = make_batch(n_features, n_context)
     out = network(x, t, mask, context)
@@ -79,9 +81,13 @@ def assert_equivariant(
         moved = torch.cat([x[..., :3] + shift, x[..., 3:]], dim=-1)
         _assert_equal(network(moved, t, mask, context), out, tolerance, "translation")
     for seed in (4, 5):
-        order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(seed))
-        permuted = network(x[:, order], t, mask[:, order], context)
-        _assert_equal(permuted, out[:, order], tolerance, "permutation of the slots")
+        order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(seed)).expand(len(x), -1)
+        if not permutation:
+            # Slots sorted by whether they are padding, in a random direction: the real atoms keep their sequence.
+            order = (mask.int() * (1 if seed % 2 else -1)).argsort(dim=1, stable=True)
+        x_moved, mask_moved = x.gather(1, order.unsqueeze(-1).expand_as(x)), mask.gather(1, order)
+        expected = out.gather(1, order.unsqueeze(-1).expand_as(out))
+        _assert_equal(network(x_moved, t, mask_moved, context), expected, tolerance, "permutation of the slots")
 
 
 def assert_padding_invariant(network: Network, n_features: int, n_context: int = 0, tolerance: float = 1e-8) -> None:

@@ -15,21 +15,23 @@ from contracts.denoiser import (
 from molgen.models.transformer import EquivariantTransformer
 
 
-def make(n_context: int = 0, dtype: torch.dtype = torch.float64) -> EquivariantTransformer:
+def make(n_context: int = 0, dtype: torch.dtype = torch.float64, ordered: bool = False) -> EquivariantTransformer:
     torch.manual_seed(0)
     network = EquivariantTransformer(
-        n_features=4, n_context=n_context, width=32, pair_width=8, n_layers=3, n_heads=4, n_vectors=4, n_radial=8
-    )
+        n_features=4, n_context=n_context, width=32, pair_width=8, n_layers=3, n_heads=4, n_vectors=4, n_radial=8,
+        ordered=ordered,
+    )  # fmt: skip
     # At initialisation time and context are faint; trained weights are not.
     for layer in network.layers:
         torch.nn.init.normal_(layer.modulation.weight, std=0.1)
     return network.to(dtype)
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_contract(n_context):
-    network = make(n_context)
-    assert_equivariant(network, 4, n_context)
+def test_contract(n_context, ordered):
+    network = make(n_context, ordered=ordered)
+    assert_equivariant(network, 4, n_context, permutation=not ordered)
     assert_padding_invariant(network, 4, n_context)
     assert_batch_independent(network, 4, n_context)
     assert_depends_on_inputs(network, 4, n_context)
@@ -62,3 +64,12 @@ def test_it_compiles_to_the_same_function():
     x, t, mask, _ = make_batch(4)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, t, mask), network(x, t, mask))
+
+
+def test_an_ordered_network_tells_places_apart():
+    x, t, mask, _ = make_batch(4)
+    alike = torch.zeros_like(x)
+    first, last = make(ordered=True)(alike, t, mask)[2][mask[2]][[0, -1]]
+    assert not torch.allclose(first, last)
+    with pytest.raises(AssertionError, match="permutation"):
+        assert_equivariant(make(ordered=True), 4)
