@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from common.diffusion import Denoiser, Process, SampleNoise, Sampler, sample_seeds, size_mask
-from common.diffusion.model_file import build_denoiser, load_weights, read_description, read_weights, save_model
+from common.diffusion import Denoiser, Sampler, build_sampler
+from common.diffusion.generation import generate_states
+from common.diffusion.model_file import build_denoiser, load_weights, read_model, save_model
 from common.errors import InputError
 from common.named import build
 from molgen.chemistry.perception import perceive
@@ -88,7 +88,7 @@ class MoleculeModel:
             denoiser=denoiser,
             codec=build(MoleculeCodec, description["codec"], "codec"),
             size_law=SizeLaw(tuple(description["size_law"]["sizes"]), tuple(description["size_law"]["weights"])),
-            sampler=_recommended(denoiser.process, description["sampler"]),
+            sampler=build_sampler(denoiser.process, description["sampler"]),
             description=description,
         )
 
@@ -99,24 +99,20 @@ class MoleculeModel:
         Raises:
             InputError: there is no model, or one that does not fit.
         """
-        directory = model_directory(Path(directory))
-        description = read_description(directory)
-        if description.get("domain") != "molgen":
-            raise InputError(f"{directory} is a model of {description.get('domain')!r}, expected one of 'molgen'")
+        description, weights = read_model(Path(directory), "molgen")
         model = cls.create(description)
-        load_weights(model.denoiser, read_weights(directory), str(directory))
+        load_weights(model.denoiser, weights, str(directory))
         model.denoiser.eval().requires_grad_(False).to(device)
         return model
 
     def save(self, directory: str | Path) -> None:
         """Write the model folder."""
-        sampler = {key: getattr(self.sampler, key) for key in ("steps", "solver", "eta", "exponent", "final_noise")}
         description = {
             **self.description,
             "domain": "molgen",
             "codec": asdict(self.codec),
             "size_law": asdict(self.size_law),
-            "sampler": sampler,
+            "sampler": self.sampler.settings(),
         }
         save_model(Path(directory), self.denoiser.state_dict(), description)
 
@@ -158,26 +154,18 @@ class MoleculeModel:
         Raises:
             InputError: a size that the data never showed by far, or unusable options.
         """
-        sampler = self._sampler(steps, solver, eta)
         sizes = self._law(num_atoms).draw(seed, start, count)
-        seeds = sample_seeds(seed, start, count)
-        # Similar sizes together: less padding. The order of the result is that of the indices.
-        order = np.argsort(sizes, kind="stable")
-        parts, done = [], 0
-        for first in range(0, count, batch_size):
-            batch = order[first : first + batch_size]
-            mask = size_mask(torch.from_numpy(sizes[batch])).to(self.device)
-            with self._precision(precision):
-                state = sampler.sample(
-                    self.denoiser, mask, self.codec.n_channels, SampleNoise([seeds[i] for i in batch])
-                )
+        batches = generate_states(
+            self.denoiser, self.sampler.adjusted(steps, solver, eta), sizes, self.codec.n_channels,
+            device=self.device, seed=seed, start=start, batch_size=batch_size, precision=precision, progress=progress,
+        )  # fmt: skip
+        places, parts = [], []
+        for batch, state in batches:
+            places.append(batch)
             parts.append(self.codec.decode(state))
-            done += len(batch)
-            if progress is not None:
-                progress(done)
         if not parts:
             return MoleculeSet.from_molecules([])
-        return MoleculeSet.concatenate(parts).select(np.argsort(order, kind="stable"))
+        return MoleculeSet.concatenate(parts).select(np.argsort(np.concatenate(places), kind="stable"))
 
     def generate(self, count: int, **options: Any) -> list[Chem.Mol | None]:
         """`sample`, then bonds by RDKit: molecules with a 3D conformer in Angstrom; None where no bonds fit."""
@@ -195,36 +183,3 @@ class MoleculeModel:
                 f"got up to {high} atoms, expected at most {largest}: the model was never shown larger molecules"
             )
         return self.size_law.restrict(low, high)
-
-    def _sampler(self, steps: int | None, solver: str | None, eta: float | None) -> Sampler:
-        try:
-            return replace(
-                self.sampler,
-                steps=self.sampler.steps if steps is None else steps,
-                solver=self.sampler.solver if solver is None else solver,
-                eta=self.sampler.eta if eta is None else eta,
-            )
-        except ValueError as error:
-            raise InputError(str(error)) from error
-
-    def _precision(self, precision: str) -> Any:
-        if precision == "float32":
-            return nullcontext()
-        if precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        raise InputError(f"got precision '{precision}', expected 'float32' or 'bf16'")
-
-
-def _recommended(process: Process, settings: Mapping[str, Any]) -> Sampler:
-    try:
-        return build(Sampler, {**settings, "process": process}, "sampler")
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"sampler: {error}") from error
-
-
-def model_directory(path: Path) -> Path:
-    """The model folder that a path means: itself, or the `model` folder of a run directory."""
-    inner = path / "model"
-    return inner if inner.is_dir() else path

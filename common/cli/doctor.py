@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from common.cli.app import CommonOptions, Verb, print_table
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.diffusion.model_store import ModelStore
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,33 @@ class Finding:
     purpose: str
     required: bool
     install: str
+
+
+def doctor_verb(dependencies: Sequence[Dependency], store: Callable[[], ModelStore]) -> Verb:
+    """The verb `doctor` for a domain's packages and shipped models; `store` is asked for when the verb runs."""
+    return Verb(
+        "doctor",
+        "versions, devices, what is missing and how to get it",
+        CommonOptions,
+        lambda options: report(dependencies, store().names(), options),
+    )
+
+
+def report(dependencies: Sequence[Dependency], models: list[str], options: CommonOptions) -> dict[str, Any]:
+    """Print what is here and what is missing; an `InputError` if a required package is."""
+    found = {**examine(dependencies), "models": models}
+    if not options.json:
+        print(f"python {found['python']} on {found['system']}, {found['cpus']} cores")
+        print(f"devices: {', '.join(found['devices'])}; used by default: {found['default_device']}")
+        print(f"shipped models: {', '.join(models) or 'none'}")
+        rows = [
+            (d["name"], d["version"] or "missing", d["purpose"], "" if d["version"] else d["install"])
+            for d in found["dependencies"]
+        ]
+        print_table("packages", ("package", "version", "for", "how to get it"), rows)
+    if found["missing"]:
+        raise InputError(f"missing: {', '.join(found['missing'])}; run make setup")
+    return found
 
 
 def examine(dependencies: Sequence[Dependency]) -> dict[str, Any]:
@@ -67,8 +100,6 @@ def pick_device(name: str) -> str:
         InputError: no such device here.
     """
     import torch
-
-    from common.errors import InputError
 
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":

@@ -3,7 +3,7 @@
 from common.diffusion.denoiser import PARAMETERISATIONS, X0, Denoiser, DenoiserFunction, Eps, V
 from common.diffusion.noise import SampleNoise, sample_seeds
 from common.diffusion.process import Process
-from common.diffusion.sampler import SOLVERS, Sampler, Step
+from common.diffusion.sampler import SOLVERS, Sampler, Step, build_sampler
 from common.diffusion.schedule import SCHEDULES, Cosine, LinearLogSNR, LinearPath, Polynomial, Schedule
 from common.diffusion.space import SPACES, Centered, Euclidean, Space
 from common.diffusion.state import State, size_mask
@@ -33,6 +33,7 @@ __all__ = [
     "Step",
     "Transition",
     "V",
+    "build_sampler",
     "sample_seeds",
     "size_mask",
 ]

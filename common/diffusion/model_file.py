@@ -47,6 +47,25 @@ def read_description(directory: Path) -> dict[str, Any]:
     return description
 
 
+def read_model(directory: Path, domain: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Description and weights of the `domain` model in a folder, or in the `model` folder of a run.
+
+    Raises:
+        InputError: there is no model, or one of another domain.
+    """
+    directory = model_directory(directory)
+    description = read_description(directory)
+    if description.get("domain") != domain:
+        raise InputError(f"{directory} is a model of {description.get('domain')!r}, expected one of '{domain}'")
+    return description, read_weights(directory)
+
+
+def model_directory(path: Path) -> Path:
+    """The model folder that a path means: itself, or the `model` folder of a run directory."""
+    inner = path / "model"
+    return inner if inner.is_dir() else path
+
+
 def read_weights(directory: Path) -> dict[str, torch.Tensor]:
     """`model.safetensors` of a model folder; pickled files are refused."""
     path = directory / WEIGHTS

@@ -14,7 +14,8 @@ another estimate of the clean state and another eta:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from common.diffusion.denoiser import DenoiserFunction
 from common.diffusion.process import Process
 from common.diffusion.state import State
 from common.diffusion.transition import Transition
+from common.errors import InputError
+from common.named import build
 
 NoiseSource = Callable[[Tensor, int], Tensor]
 
@@ -90,6 +93,18 @@ class Sampler:
         """EDM's sampler exactly: T ancestral steps and one noisy read-out, T + 1 evaluations (arXiv 2203.17003)."""
         return cls(process, steps=timesteps + 1, solver="ancestral", final_noise=True)
 
+    def adjusted(self, steps: int | None = None, solver: str | None = None, eta: float | None = None) -> Sampler:
+        """This sampler with what is not None changed; `InputError` for what cannot be."""
+        changes = {"steps": steps, "solver": solver, "eta": eta}
+        try:
+            return replace(self, **{name: value for name, value in changes.items() if value is not None})
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def settings(self) -> dict[str, Any]:
+        """What `build_sampler` needs to make this sampler again."""
+        return {name: getattr(self, name) for name in ("steps", "solver", "eta", "exponent", "final_noise")}
+
     def times(self) -> Tensor:
         """(steps,) float64 decreasing times at which the network is evaluated, from 1 to 0."""
         return torch.linspace(1, 0, self.steps, dtype=torch.float64) ** self.exponent
@@ -147,3 +162,13 @@ class Sampler:
         alpha, sigma = self.process.schedule.alpha_sigma(t)
         std = sigma / alpha if self.final_noise else torch.zeros_like(t)
         return Transition(mean=x0_hat, std=std, space=self.process.space, mask=mask)
+
+
+def build_sampler(process: Process, settings: Mapping[str, Any]) -> Sampler:
+    """The sampler that a model's description recommends; `InputError` for unusable settings."""
+    try:
+        return build(Sampler, {**settings, "process": process}, "sampler")
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"sampler: {error}") from error

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from common.cli.app import CommonOptions, Verb
-from common.cli.options import argument, option
+from common.cli.app import Verb
+from common.cli.generation import FREE_ON_RESUME, GenerationOptions, sample_in_parts
+from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
@@ -22,36 +24,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SUMMARY = ("atom_stability", "molecule_stability", "validity", "validity_x_uniqueness", "novelty", "connectedness")
-# Samples between two saves; part k of a run always holds the samples k * _PART ... (k + 1) * _PART - 1.
+# Samples between two saves.
 _PART = 256
-# What may differ when a generation is resumed: none of it changes a sample.
-_FREE_ON_RESUME = {"num_samples", "batch_size", "device", "output_dir", "workers", "posebusters", "allow_partial",
-                   "pictures", "data_folder", "config", "overwrite"}  # fmt: skip
+_FREE_ON_RESUME = FREE_ON_RESUME | {"posebusters", "data_folder"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(CommonOptions):
+class GenerateOptions(GenerationOptions):
     """Options of `molgen generate`."""
 
-    model: str = argument("name of a shipped model, a model folder, or a run directory")
-    num_samples: int = option(16, "number of molecules")
     num_atoms: int | str | None = option(
         None, "atoms a molecule, hydrogens included: 14, or 10-16 (default: as the data)"
     )
-    steps: int | None = option(None, "network evaluations a molecule (default: the model's recommendation)")
-    solver: str | None = option(None, "ancestral, ddim, dpm2 or sde-dpm2 (default: the model's recommendation)")
-    eta: float | None = option(None, "noise scale of the solver, 0 (deterministic) to 1")
-    seed: int = option(0, "seed; the same seed gives the same molecules, whatever the batch size")
-    batch_size: int = option(128, "molecules at a time")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    precision: Literal["float32", "bf16"] = option("float32", "arithmetic of the network")
-    output_dir: str = option("", "run directory (default: runs/MODEL-seedSEED)")
-    resume: bool = option(False, "go on with the samples of an interrupted run")
-    overwrite: bool = option(False, "replace an existing run directory")
-    allow_partial: bool = option(False, "exit with 0 when interrupted with fewer molecules than asked")
     posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)")
     pictures: int = option(24, "valid molecules in the picture grid; 0 for no picture")
-    workers: int | None = option(None, "processes for bonds and checks (default: one a core)")
     data_folder: str = option("data", "folder of the named data sets, for the comparison with the training data")
 
 
@@ -60,10 +46,11 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
-    from molgen.pretrained import find_model, load_pretrained
+    from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
 
-    _check(options)
+    options.check()
+    _num_atoms(options.num_atoms)
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
@@ -77,7 +64,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     directory.write_provenance(
         device=device,
         seed=options.seed,
-        model=str(find_model(options.model)),
+        model=str(STORE.find(options.model)),
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
@@ -101,41 +88,24 @@ def run(options: GenerateOptions) -> dict[str, Any]:
 
 
 def _sample(options: GenerateOptions, model: MoleculeModel, directory: RunDirectory) -> tuple[MoleculeSet, int]:
-    """All samples, and how many are missing because of Ctrl-C; each part is on disk as soon as it is made."""
+    """All samples, and how many are missing because of Ctrl-C."""
     from molgen.data.molecules import MoleculeSet
 
-    parts_folder = directory / "parts"
-    parts_folder.mkdir(exist_ok=True)
-    parts = []
-    try:
-        for start in range(0, options.num_samples, _PART):
-            count = min(_PART, options.num_samples - start)
-            path = parts_folder / f"{start // _PART:06d}.npz"
-            part = MoleculeSet.load(path) if path.exists() else None
-            if part is None or len(part) < count:
-                part = model.sample(
-                    count, num_atoms=_num_atoms(options.num_atoms), steps=options.steps, solver=options.solver,
-                    eta=options.eta, seed=options.seed, start=start, batch_size=options.batch_size,
-                    precision=options.precision, progress=_progress(start, options.num_samples),
-                )  # fmt: skip
-                part.save(path)
-                # As a resumed run will read it.
-                part = MoleculeSet.load(path)
-            parts.append(part.select(range(count)))
-    except KeyboardInterrupt:
-        logger.info("interrupted; %d molecules are kept", sum(map(len, parts)))
+    def make(start: int, count: int, progress: Callable[[int], None]) -> MoleculeSet:
+        return model.sample(
+            count, num_atoms=_num_atoms(options.num_atoms), steps=options.steps, solver=options.solver,
+            eta=options.eta, seed=options.seed, start=start, batch_size=options.batch_size,
+            precision=options.precision, progress=progress,
+        )  # fmt: skip
+
+    parts = sample_in_parts(
+        directory / "parts", options.num_samples, _PART,
+        make=make, save=lambda part, path: part.save(path), load=MoleculeSet.load,
+    )  # fmt: skip
     samples = MoleculeSet.concatenate(parts) if parts else MoleculeSet.from_molecules([])
+    # A run that was longer before keeps its parts; this one shows what it was asked for.
+    samples = samples.select(range(min(len(samples), options.num_samples)))
     return samples, options.num_samples - len(samples)
-
-
-def _progress(start: int, total: int) -> Any:
-    began = time.monotonic()
-
-    def report(done: int) -> None:
-        rate = done / max(time.monotonic() - began, 1e-9)
-        logger.info("%d/%d molecules, %.1f a second", start + done, total, rate)
-
-    return report
 
 
 def _num_atoms(text: int | str | None) -> int | tuple[int, int] | None:
@@ -147,15 +117,6 @@ def _num_atoms(text: int | str | None) -> int | tuple[int, int] | None:
         raise InputError(f"got --num-atoms '{text}', expected a number (14) or a range (10-16)")
     low = int(match[1])
     return (low, int(match[2])) if match[2] else low
-
-
-def _check(options: GenerateOptions) -> None:
-    for name in ("num_samples", "batch_size"):
-        if getattr(options, name) < 1:
-            raise InputError(f"got --{name.replace('_', '-')} {getattr(options, name)}, expected at least 1")
-    if options.seed < 0:
-        raise InputError(f"got --seed {options.seed}, expected a number from 0 on")
-    _num_atoms(options.num_atoms)
 
 
 def _reference(options: GenerateOptions, model: MoleculeModel) -> MoleculeSet | None:

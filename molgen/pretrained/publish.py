@@ -16,9 +16,8 @@ import torch
 
 from common.atomic import atomic_writer
 from common.cli.run_directory import RunDirectory
-from common.diffusion.model_file import read_description, read_weights, save_model
+from common.diffusion.model_file import read_model, save_model
 from molgen.chemistry.elements import symbol
-from molgen.model import model_directory
 
 SHOWN = ("atom_stability", "molecule_stability", "validity", "validity_x_uniqueness", "novelty", "connectedness")
 
@@ -29,17 +28,16 @@ def publish(run: Path, judged: Path, target: Path) -> None:
     Raises:
         InputError: either folder is not what it should be.
     """
-    description = read_description(model_directory(run))
+    description, weights = read_model(run, "molgen")
     record, metrics = RunDirectory(judged).read_json("run.json"), RunDirectory(judged).read_json("metrics.json")
     rows = {row["name"]: row for row in metrics["metrics"] if row["name"] in SHOWN and row["value"] is not None}
     description |= {
         "licence": "MIT",
         "quality": {name: f"{100 * row['value']:.1f} %" for name, row in rows.items()},
     }
-    weights = {name: value.to(torch.float16) for name, value in read_weights(model_directory(run)).items()}
     if target.exists():
         shutil.rmtree(target)
-    save_model(target, weights, description)
+    save_model(target, {name: value.to(torch.float16) for name, value in weights.items()}, description)
     with atomic_writer(target / "README.md") as file:
         file.write(model_card(description, rows, record))
 
