@@ -38,7 +38,9 @@ def build(factory: Callable[..., Built], settings: Mapping[str, Any], what: str)
             raise InputError(f"{what} has no setting '{key}'{nearest(key, known)}; known: {', '.join(known)}")
     try:
         return factory(**settings)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
         raise InputError(f"{what}: {error}") from error
 
 

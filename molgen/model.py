@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from common.diffusion import Denoiser, Sampler, build_sampler
+from common.diffusion import Denoiser, Sampler, build_sampler, sample_uniforms
 from common.diffusion.generation import generate_states
 from common.diffusion.model_file import build_denoiser, load_weights, read_model, save_model
 from common.errors import InputError
@@ -53,12 +53,7 @@ class SizeLaw:
     def draw(self, seed: int, start: int, count: int) -> np.ndarray:
         """(count,) sizes of the samples start, start + 1, ... of a run with `seed`, each from its own stream."""
         cumulative = np.cumsum(self.weights) / np.sum(self.weights)
-        uniform = np.array(
-            [
-                np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, _SIZE_STREAM))).random()
-                for index in range(start, start + count)
-            ]
-        )
+        uniform = sample_uniforms(seed, start, count, _SIZE_STREAM)
         return np.array(self.sizes)[np.searchsorted(cumulative, uniform, side="right").clip(max=len(self.sizes) - 1)]
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.algorithms.likelihood import Likelihood
 from common.diffusion import Denoiser, State
 from common.diffusion.model_file import load_weights
-from common.training.fit import FitConfig, FitResult, fit, learnable_count
+from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
+from common.training.pretrain import BatchConfig, pretrain
 from molgen.chemistry.bonds import edm_bonds, edm_stability
 from molgen.data.batches import MoleculeBatches
 from molgen.data.molecules import MoleculeSet
@@ -53,23 +53,6 @@ class ModelConfig:
             "size_law": {"sizes": list(law.sizes), "weights": list(law.weights)},
             "sampler": dict(self.sampler),
         }
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """What one step sees.
-
-    Attributes:
-        batch_size: molecules a process and step.
-        max_weight: see `Likelihood`.
-        timesteps: see `Likelihood`.
-        focus: see `Likelihood`.
-    """
-
-    batch_size: int = 128
-    max_weight: float | None = None
-    timesteps: int | None = None
-    focus: tuple[float, float, float] | None = None
 
 
 def new_model(
@@ -115,19 +98,7 @@ def train(
     resume: bool = False,
     measure_samples: int = 0,
 ) -> FitResult:
-    """Train `model` on `molecules`; it ends with averaged weights, and so does `directory/model`.
-
-    Args:
-        model: from `new_model`.
-        molecules: the training part of the data.
-        directory: of the run.
-        batch_config, optimiser, fit_config: see there.
-        resume: go on from the checkpoint in `directory`.
-        measure_samples: molecules generated for each measurement.
-
-    Raises:
-        InputError: unusable configuration or data.
-    """
+    """`pretrain` on `molecules`, the training part of a data set; `measure_samples` molecules a measurement."""
 
     def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
         return MoleculeBatches(
@@ -135,29 +106,16 @@ def train(
             seed=fit_config.seed, rank=rank, world_size=world_size, start=start,
         )  # fmt: skip
 
-    result = fit(
-        model.denoiser,
-        Likelihood(batch_config.timesteps, batch_config.max_weight, batch_config.focus),
-        optimiser,
+    return pretrain(
+        model,
         batches,
-        fit_config,
         directory,
+        batch_config=batch_config,
+        optimiser=optimiser,
+        fit_config=fit_config,
         resume=resume,
         measure=_quality(model, measure_samples, fit_config.precision) if measure_samples > 0 else None,
     )
-    model.description = {
-        **model.description,
-        "training": {
-            "steps": result.steps,
-            "samples_seen": result.samples_seen,
-            "seconds": round(result.seconds, 1),
-            "finished": result.finished,
-            "parameters": learnable_count(result.denoiser),
-        },
-    }
-    if result.is_first_process:
-        model.save(directory / "model")
-    return result
 
 
 def _quality(model: MoleculeModel, count: int, precision: str) -> Callable[[Denoiser], dict[str, float]]:

@@ -17,9 +17,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from common.atomic import finite
-from common.cli.options import add_options, configs_first, explain, option, read_options
+from common.cli.options import add_options, configs_first, explain, gather_repeated, option, read_options
 from common.errors import IncompleteError, InputError
 
 OK, RUNTIME_ERROR, USAGE_ERROR, INCOMPLETE = 0, 1, 2, 3
@@ -58,7 +59,9 @@ def run_command(program: str, description: str, verbs: Sequence[Verb], arguments
     verb = next((table[word] for word in arguments if word in table), None)
     try:
         with _as_argument_error():
-            parsed = parser.parse_args(configs_first(arguments, verb.name) if verb else arguments)
+            if verb is not None:
+                arguments = configs_first(gather_repeated(arguments, verb.options), verb.name)
+            parsed = parser.parse_args(arguments)
     except argparse.ArgumentError as error:
         _say(program, "error", explain(str(error), verb.options if verb else None))
         _say(program, "hint", f"{program}{f' {verb.name}' if verb else ''} --help lists the options")
@@ -136,7 +139,10 @@ def _set_up_logging(debug: bool) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout, for people."""
-    table = Table(*columns, title=title, title_justify="left")
+    # As plain text: rich would take the brackets of `[nH]` or `[eV]` for its own markup.
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(Text(column))
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -42,6 +43,25 @@ def add_options(parser: ArgumentParser, options: type) -> None:
             parser.add_argument(flag, action="store_true", default=default, help=text)
         else:
             parser.add_argument(flag, type=hints[field.name], default=default, help=text)
+
+
+def gather_repeated(arguments: Sequence[str], options: type) -> list[str]:
+    """`arguments` with all values of a repeated flag in one: `--reward a --reward b` as `--reward '["a", "b"]'`.
+
+    Flags whose field is a `list[str]` may be repeated; of any other the last one counts.
+    """
+    hints = get_type_hints(options)
+    lists = {"--" + f.name.replace("_", "-") for f in dataclasses.fields(options) if hints[f.name] == list[str]}
+    given: dict[str, list[str]] = {}
+    rest = []
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in lists and (equals or (value := next(words, None)) is not None):
+            given.setdefault(flag, []).append(value)
+        else:
+            rest.append(word)
+    return rest + [word for flag, values in given.items() for word in (flag, json.dumps(values))]
 
 
 def configs_first(arguments: Sequence[str], verb: str) -> list[str]:

@@ -73,6 +73,8 @@ class RunDirectory:
         """Raise `InputError` if the run was made with other options than these; those named in `free` may differ."""
         for key, old in self.read_config().items():
             new = getattr(options, key, old)
+            # YAML knows lists only.
+            new = list(new) if isinstance(new, tuple) else new
             if key not in free and new != old:
                 raise InputError(
                     f"{self.path} was made with {key} = {old}, got {new}; resume with --config {self / 'config.yaml'}, "

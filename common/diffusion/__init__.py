@@ -1,7 +1,7 @@
 """The diffusion core: knows neither chemistry nor geometry."""
 
 from common.diffusion.denoiser import PARAMETERISATIONS, X0, Denoiser, DenoiserFunction, Eps, V
-from common.diffusion.noise import SampleNoise, sample_seeds
+from common.diffusion.noise import SampleNoise, sample_seeds, sample_uniforms
 from common.diffusion.process import Process
 from common.diffusion.sampler import SOLVERS, Sampler, Step, build_sampler
 from common.diffusion.schedule import SCHEDULES, Cosine, LinearLogSNR, LinearPath, Polynomial, Schedule
@@ -35,5 +35,6 @@ __all__ = [
     "V",
     "build_sampler",
     "sample_seeds",
+    "sample_uniforms",
     "size_mask",
 ]

@@ -17,6 +17,19 @@ def sample_seeds(seed: int, start: int, count: int) -> list[int]:
     ]
 
 
+def sample_uniforms(seed: int, start: int, count: int, stream: int) -> np.ndarray:
+    """(count,) uniform numbers in [0, 1) of the samples start, ..., each from its own stream.
+
+    `stream` tells apart what is drawn for one sample: 1 and above; its noise is none of them.
+    """
+    return np.array(
+        [
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, stream))).random()
+            for index in range(start, start + count)
+        ]
+    )
+
+
 class SampleNoise:
     """Standard Gaussian noise from one CPU generator a sample.
 

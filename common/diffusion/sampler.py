@@ -166,9 +166,4 @@ class Sampler:
 
 def build_sampler(process: Process, settings: Mapping[str, Any]) -> Sampler:
     """The sampler that a model's description recommends; `InputError` for unusable settings."""
-    try:
-        return build(Sampler, {**settings, "process": process}, "sampler")
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"sampler: {error}") from error
+    return build(Sampler, {**settings, "process": process}, "sampler")

@@ -14,7 +14,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from common.errors import InputError
-from molgen.chemistry.processes import Failure, WorkerPool, available_cores
+from common.workers import Failure, WorkerPool, available_cores
 
 _MAX_MMFF_STEPS = 2000
 

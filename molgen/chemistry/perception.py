@@ -1,7 +1,7 @@
 """Bonds, bond orders and formal charges from atoms in space: molecules as numbers become RDKit molecules.
 
 RDKit's `DetermineBonds` (the xyz2mol algorithm of Kim and Kim, Bull. Korean Chem. Soc. 2015, 36, 1769) can search for
-hours, so it runs with a bounded search inside killable workers (`molgen.chemistry.processes`).
+hours, so it runs with a bounded search inside killable workers (`common.workers`).
 
 Connectivity is tried strictly first: atoms bonded below 1.15 times the sum of their covalent radii. Only where that
 yields no connected, neutral molecule, RDKit's own default (1.3, closest atoms first) gets a try. On relaxed geometries
@@ -26,9 +26,9 @@ from rdkit import Chem, RDLogger, rdBase
 from rdkit.Chem import rdDetermineBonds
 
 from common.errors import InputError
+from common.workers import TIME_LIMIT, Failure, WorkerPool, available_cores
 from molgen.chemistry import elements
 from molgen.chemistry.bonds import Bonds, edm_bonds, nearest_distances, per_molecule
-from molgen.chemistry.processes import Failure, WorkerPool
 from molgen.data.molecules import MoleculeSet
 
 # The reasons why a molecule has no perceived form.
@@ -109,7 +109,7 @@ def perceive(
     perceived = [Perceived(None, reason) for reason in reasons]
     if todo:
         useful = -(-len(todo) // _MOLECULES_PER_WORKER)
-        pool = pool or _shared_pool(os.getpid(), min(workers or _cores(), useful))
+        pool = pool or _shared_pool(os.getpid(), min(workers or available_cores(), useful))
         suspects: list[int] = []
         for chunk, result in _map_chunks(pool, molecules, todo, _CHUNK, time_limit):
             if isinstance(result, Failure):
@@ -270,13 +270,9 @@ def _map_chunks(
 
 
 def _cause_of_death(failure: Failure) -> str:
-    if failure.reason == "time limit" or failure.detail.endswith(f"exit status {-signal.SIGPROF}"):
+    if failure.reason == TIME_LIMIT or failure.detail.endswith(f"exit status {-signal.SIGPROF}"):
         return TIME_OUT
     return f"{CRASHED} ({failure.reason} {failure.detail})"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -2,12 +2,13 @@
 
 Method: Bannwarth et al., J. Chem. Theory Comput. 2019, 15, 1652. This is the oracle that labels the embedded data set
 and checks samples. Do not run it where torch is imported: the two have disturbed each other's threads. Call it through
-`molgen.chemistry.processes.WorkerPool`, whose fresh processes also run one thread each.
+`common.workers.WorkerPool`, whose fresh processes also run one thread each.
 tblite itself speaks Bohr and Hartree; everything public here speaks Angstrom and the units in the names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ MIN_DISTANCE_ANGSTROM = 0.5  # below, tblite may "converge" to an absurd energy
 _ACCURACY = 0.01
 _MAX_STEP_BOHR = 0.4
 COLUMNS = ("mu_d", "alpha_bohr3", "homo_ev", "lumo_ev", "gap_ev", "energy_hartree")
+# What `properties` gives on request beside them.
+RMS_FORCE = "rms_force_ev_angstrom"
 
 
 class XtbError(RuntimeError):
@@ -61,22 +64,29 @@ def energy_and_forces(numbers: np.ndarray, positions: np.ndarray, charge: int = 
     return float(result.get("energy")), -result.get("gradient") * (HARTREE_EV / BOHR_ANGSTROM)
 
 
-def properties(numbers: np.ndarray, positions: np.ndarray, charge: int = 0) -> dict[str, float]:
-    """The columns of `COLUMNS` for one geometry, bit for bit the same on every call.
+def properties(
+    numbers: np.ndarray, positions: np.ndarray, charge: int = 0, columns: Collection[str] = COLUMNS
+) -> dict[str, float]:
+    """Columns for one geometry, bit for bit the same on every call; all but the polarisability cost one SCF together.
 
     The dipole moment is the norm (of a charged molecule: relative to the origin); the polarisability is a third of
     the trace of (mu_i(+F_i) - mu_i(-F_i)) / 2F at F = `FIELD_AU`; orbital energies are those of the converged GFN2-xTB
-    Hamiltonian (for an odd number of electrons the singly occupied orbital is the HOMO).
+    Hamiltonian (for an odd number of electrons the singly occupied orbital is the HOMO). The RMS force is the root of
+    the mean over atoms of the squared length of the force on them, eV/Angstrom.
 
     Args:
         numbers: (n,) atomic numbers.
         positions: (n, 3), Angstrom.
         charge: total charge; the spin is the lowest possible.
+        columns: some of `COLUMNS` and `RMS_FORCE`; without the polarisability a tenth of the time.
 
     Raises:
-        InputError: shapes don't match, or a coordinate is not finite.
+        InputError: shapes don't match, a coordinate is not finite, or a column is unknown.
         XtbError: reason "clash" (two atoms within `MIN_DISTANCE_ANGSTROM`) or "no convergence".
     """
+    unknown = [column for column in columns if column not in (*COLUMNS, RMS_FORCE)]
+    if unknown:
+        raise InputError(f"got column {unknown[0]}, expected some of {', '.join((*COLUMNS, RMS_FORCE))}")
     calculator = _calculator(numbers, positions, charge)
     calculator.set("accuracy", _ACCURACY)
     result = _single_point(calculator)
@@ -85,22 +95,18 @@ def properties(numbers: np.ndarray, positions: np.ndarray, charge: int = 0) -> d
     levels = result.get("orbital-energies") * HARTREE_EV
     n_occupied = int(round(float(result.get("orbital-occupations").sum())) + 1) // 2
     homo, lumo = float(levels[n_occupied - 1]), float(levels[n_occupied])
-
-    # Fields add up inside a calculator: +F, then -2F, then +F back to none, for each axis in turn.
-    mean_alpha = 0.0
-    for axis in range(3):
-        plus = _dipole_after_field(calculator, result, axis, FIELD_AU)[axis]
-        minus = _dipole_after_field(calculator, result, axis, -2 * FIELD_AU)[axis]
-        _add_field(calculator, axis, FIELD_AU)
-        mean_alpha += (plus - minus) / (2 * FIELD_AU) / 3
-    return {
+    forces = result.get("gradient") * (HARTREE_EV / BOHR_ANGSTROM)
+    values = {
         "mu_d": float(np.linalg.norm(dipole)) * DEBYE_PER_ATOMIC_UNIT,
-        "alpha_bohr3": float(mean_alpha),
         "homo_ev": homo,
         "lumo_ev": lumo,
         "gap_ev": lumo - homo,
         "energy_hartree": energy,
+        RMS_FORCE: float(np.sqrt((forces**2).sum(axis=1).mean())),
     }
+    if "alpha_bohr3" in columns:
+        values["alpha_bohr3"] = _polarisability(calculator, result)
+    return {column: values[column] for column in columns}
 
 
 def relax(
@@ -200,6 +206,18 @@ def _add_field(calculator: Any, axis: int, strength: float) -> None:
     vector[axis] = strength
     # tblite takes a C pointer here, and copies what it points at.
     calculator.add("electric-field", library.ffi.cast("double*", vector.ctypes.data))  # type: ignore[attr-defined]
+
+
+def _polarisability(calculator: Any, result: Any) -> float:
+    """Isotropic polarisability in Bohr^3 around the field-free `result`."""
+    # Fields add up inside a calculator: +F, then -2F, then +F back to none, for each axis in turn.
+    mean_alpha = 0.0
+    for axis in range(3):
+        plus = _dipole_after_field(calculator, result, axis, FIELD_AU)[axis]
+        minus = _dipole_after_field(calculator, result, axis, -2 * FIELD_AU)[axis]
+        _add_field(calculator, axis, FIELD_AU)
+        mean_alpha += (plus - minus) / (2 * FIELD_AU) / 3
+    return float(mean_alpha)
 
 
 def _dipole_after_field(calculator: Any, restart: Any, axis: int, strength: float) -> np.ndarray:

@@ -9,9 +9,11 @@ from common.cli.app import Verb, run_command
 
 def verbs() -> list[Verb]:
     """The verbs of `molgen`, in the order of a project's life."""
-    from molgen.cli import data, doctor, evaluate, generate, models, train
+    from molgen.cli import data, doctor, evaluate, generate, models, rewards, score, train
 
-    return [doctor.VERB, models.VERB, data.VERB, train.VERB, generate.VERB, evaluate.VERB]
+    return [
+        doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, generate.VERB, evaluate.VERB, score.VERB,
+    ]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

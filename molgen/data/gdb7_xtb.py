@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.workers import Failure, WorkerPool
 from molgen.chemistry.bonds import edm_stability
-from molgen.chemistry.processes import Failure, WorkerPool
 from molgen.data.enumeration import MAX_HETEROATOMS, MAX_RINGS, RULES, enumerate_smiles, select
 from molgen.data.molecules import MoleculeSet
 

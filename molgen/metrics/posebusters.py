@@ -13,8 +13,8 @@ import numpy as np
 from rdkit import Chem, RDLogger
 
 from common.errors import InputError
+from common.workers import TIME_LIMIT, Failure, WorkerPool
 from molgen.chemistry.perception import Perceived
-from molgen.chemistry.processes import Failure, WorkerPool
 from molgen.metrics.intervals import Metric, proportion
 
 INSTALL = "pip install 'reward-guided-diffusion[evaluation]'"
@@ -51,7 +51,7 @@ def posebusters_metrics(
         with WorkerPool(check_one, workers, time_limit) as pool:
             for k, result in pool.map([perceived[i].mol.ToBinary() for i in tried]):  # type: ignore[union-attr]
                 if isinstance(result, Failure):
-                    timed_out += result.reason == "time limit"
+                    timed_out += result.reason == TIME_LIMIT
                 else:
                     results[tried[k]] = result
     checks = list(dict.fromkeys(check for result in results.values() for check in result))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.diffusion.embedding import time_features
 from common.diffusion.space import Centered
 
 _CENTERED = Centered(3)
@@ -107,7 +108,7 @@ class EquivariantTransformer(nn.Module):
             context: (B, n_context) or None for zeros.
         """
         size = mask.sum(dim=1, keepdim=True).to(x.dtype)
-        known = [_time_features(t, self.n_time).to(x.dtype), size.log() - 2.5]
+        known = [time_features(t, self.n_time).to(x.dtype), size.log() - 2.5]
         if self.n_context:
             known.append(x.new_zeros(len(x), self.n_context) if context is None else context)
         cond = self.embed_global(torch.cat(known, dim=-1))
@@ -232,10 +233,3 @@ def _place_features(place: Tensor, dtype: torch.dtype) -> Tensor:
     frequency = 2 * math.pi / 3 * torch.exp(-torch.linspace(0, math.log(1000.0), _N_PLACE // 2, device=place.device))
     angle = place.unsqueeze(-1) * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
-
-
-def _time_features(t: Tensor, size: int) -> Tensor:
-    """(B, size) sines and cosines of t (B,) at frequencies from 1 to 1000."""
-    frequency = torch.exp(torch.linspace(0, math.log(1000.0), size // 2, device=t.device))
-    angle = t[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -5,8 +5,8 @@ import pytest
 from rdkit import Chem
 
 from common.errors import InputError
+from common.workers import Failure
 from molgen.chemistry.conformers import Conformer, ConformerError, embed, embed_many, seed_of
-from molgen.chemistry.processes import Failure
 
 
 def test_atoms_bonds_and_geometry():

@@ -11,7 +11,7 @@ import pytest
 from rdkit import Chem
 
 from common.errors import InputError
-from molgen.chemistry.processes import Failure, WorkerPool
+from common.workers import Failure, WorkerPool
 from molgen.data import gdb7_xtb
 from molgen.data.enumeration import MAX_HEAVY_ATOMS, broken_rule, heavy_atoms
 from molgen.data.molecules import MoleculeSet

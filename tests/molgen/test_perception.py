@@ -17,11 +17,11 @@ from contracts.perception_faults import chunk_with_faults, imported_torch
 from rdkit import Chem
 
 from common.errors import InputError
+from common.workers import WorkerPool
 from molgen.chemistry import perception
 from molgen.chemistry.descriptors import COLUMNS, describe
 from molgen.chemistry.drawing import draw_grid
 from molgen.chemistry.perception import edm_molecules, flat_smiles, perceive
-from molgen.chemistry.processes import WorkerPool
 from molgen.data.molecules import MoleculeSet
 
 SMILES = {"methane": "C", "water": "O", "ethylene": "C=C", "HCN": "C#N", "benzene": "c1ccccc1"}

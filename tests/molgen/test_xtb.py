@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from molgen.chemistry.processes import Failure, WorkerPool
+from common.workers import Failure, WorkerPool
 from molgen.data.properties import BOHR_ANGSTROM, DEBYE_PER_E_ANGSTROM, HARTREE_EV
 
 WATER = (np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.9584, 0, 0], [-0.24, 0.9278, 0]]))

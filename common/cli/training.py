@@ -1,0 +1,135 @@
+"""What the verb `train` of both commands shares: its options, and a run of `pretrain` in a run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli.app import CommonOptions
+from common.cli.options import option
+from common.errors import IncompleteError, InputError
+
+if TYPE_CHECKING:
+    from common.training.fit import FitConfig, FitResult
+    from common.training.optimiser import OptimiserConfig
+    from common.training.pretrain import BatchConfig, TrainableModel
+
+# What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
+_FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
+                   "log_every", "measure_every", "measure_samples", "overwrite", "workers"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(CommonOptions):
+    """Options of `train` in both domains."""
+
+    data_folder: str = option("data", "folder that holds the named data sets")
+    output_dir: str = option("", "run directory (default: runs/NAME)")
+    name: str = option("", "name of the model (default: DATA-NETWORK)")
+    schedule: dict = option({"name": "cosine"}, "noise schedule by name, with its settings")
+    sampler: dict = option({"steps": 50, "solver": "sde-dpm2"}, "recommended sampler: steps, solver, eta, exponent")
+    optimiser: dict = option(
+        {"name": "adamw"}, "optimiser by name, with learning_rate, weight_decay, warmup_steps, ..."
+    )
+    steps: int = option(10000, "optimiser steps of the whole run")
+    batch_size: int = option(128, "samples a process and step")
+    accumulate: int = option(1, "batches per optimiser step")
+    max_weight: float | None = option(None, "ceiling of the loss weight relative to the x0 error")
+    timesteps: int | None = option(None, "train on the times i / timesteps (EDM: 1000) instead of all of [0, 1]")
+    focus: tuple[float, float, float] | None = option(
+        None, "[share, location, scale]: draw this share of the times from a logit-normal law"
+    )
+    ema_decay: float = option(0.999, "memory of the weight average")
+    precision: str = option("bf16", "float32 or bf16 (autocast)")
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    devices: int = option(1, "processes: GPUs, or CPU processes")
+    seed: int = option(0, "seed of initial weights, order, noise and times")
+    init_from: str | None = option(None, "start from the weights of this model (name or folder)")
+    checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
+    max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
+    log_every: int = option(50, "steps between entries in the logs")
+    measure_every: int = option(0, "steps between measurements of sample quality; 0 for none")
+    measure_samples: int = option(256, "samples a measurement")
+    resume: bool = option(False, "go on from the last checkpoint of the run directory")
+    overwrite: bool = option(False, "replace an existing run directory")
+
+    def check(self) -> None:
+        """Raise `InputError` for numbers out of range."""
+        for name in ("steps", "batch_size", "accumulate", "devices"):
+            if getattr(self, name) < 1:
+                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+
+    def optimiser_config(self) -> OptimiserConfig:
+        """The optimiser that the options name."""
+        from common.named import build
+        from common.training.optimiser import OptimiserConfig
+
+        return build(OptimiserConfig, self.optimiser, "optimiser")
+
+    def batch_config(self) -> BatchConfig:
+        """What the options say of one step."""
+        from common.training.pretrain import BatchConfig
+
+        return BatchConfig(self.batch_size, self.max_weight, self.timesteps, self.focus)
+
+    def fit_config(self, device: str) -> FitConfig:
+        """What the options say of the whole run, on `device`."""
+        from common.training.fit import FitConfig
+
+        return FitConfig(
+            max_steps=self.steps, accumulate=self.accumulate, precision=self.precision, devices=self.devices,
+            device=device.split(":")[0], ema_decay=self.ema_decay, seed=self.seed,
+            checkpoint_minutes=self.checkpoint_minutes, max_minutes=self.max_minutes,
+            measure_every=self.measure_every, log_every=self.log_every,
+        )  # fmt: skip
+
+
+def run_training(
+    options: TrainingOptions,
+    program: str,
+    model: TrainableModel,
+    train: Callable[[Path, FitConfig], FitResult],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Make the run directory, train, say what came of it.
+
+    Args:
+        options: checked.
+        program: the command, for what is printed.
+        model: as `train` trains it.
+        train: (directory, config) -> result.
+        facts: of the data, for `run.json`.
+
+    Raises:
+        InputError: a run directory that cannot be used.
+        IncompleteError: stopped before the last step.
+    """
+    import torch
+
+    from common.cli.doctor import pick_device
+    from common.cli.run_directory import RunDirectory
+
+    device = pick_device(options.device)
+    name = model.description["name"]
+    path = Path(options.output_dir or f"runs/{name}")
+    # Lightning starts the other processes with the same command; the first one has made the folder by then.
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume)
+        if options.resume:
+            directory.check_same(options, _FREE_ON_RESUME)
+        directory.write_config(options)
+        directory.write_provenance(
+            device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts
+        )  # fmt: skip
+    result = train(path, options.fit_config(device))
+    training = dict(model.description["training"])
+    if result.is_first_process and not options.json:
+        print(f"{name}: {training['samples_seen']} samples seen in {training['steps']} steps")
+        print(f"  model       {path / 'model'}")
+        print(f"  generate    {program} generate {path}")
+    if not result.finished:
+        raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
+    return {"output_dir": str(path), "name": name, "training": training}

@@ -1,0 +1,36 @@
+"""Rewards: what users want, named, measured, combined; failures are counted and never win."""
+
+from common.rewards.aggregate import AGGREGATES
+from common.rewards.cache import Score, ScoreCache, geometry_hash
+from common.rewards.composed import ComposedReward, Measure, Measured, Objective
+from common.rewards.conditions import Condition, parse, required, rewarded, warn_outside
+from common.rewards.goals import Category, Goal, Maximise, Range, Target
+from common.rewards.quantity import Quantity, find_quantity
+from common.rewards.reward import FunctionReward, Reward, RewardResult, check_gradient
+
+__all__ = [
+    "AGGREGATES",
+    "Category",
+    "ComposedReward",
+    "Condition",
+    "FunctionReward",
+    "Goal",
+    "Maximise",
+    "Measure",
+    "Measured",
+    "Objective",
+    "Quantity",
+    "Range",
+    "Reward",
+    "RewardResult",
+    "Score",
+    "ScoreCache",
+    "Target",
+    "check_gradient",
+    "find_quantity",
+    "geometry_hash",
+    "parse",
+    "required",
+    "rewarded",
+    "warn_outside",
+]

@@ -1,0 +1,140 @@
+"""`MoleculeReward`: what a user typed, as a `common.rewards.Reward` of molecules' states."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from common.diffusion import State, size_mask
+from common.rewards import ComposedReward, Condition, Measure, Measured, Objective, RewardResult, ScoreCache, parse
+from common.workers import Launcher
+from molgen.data.codec import MoleculeCodec
+from molgen.data.molecules import MoleculeSet
+from molgen.rewards.scoring import MoleculeScorer
+from molgen.rewards.table import Scorer, find_scorer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DecodedMeasure:
+    """States -> molecules -> scores: a `Measure` without gradients, by workers.
+
+    Attributes:
+        decode: states -> molecules.
+        scorer: scores them.
+    """
+
+    decode: Callable[[State], MoleculeSet]
+    scorer: MoleculeScorer
+    differentiable: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Measure`."""
+        return tuple(scorer.name for scorer in self.scorer.scorers)
+
+    def __call__(self, state: State) -> Measured:
+        """See `Measure`."""
+        with torch.no_grad():
+            table = self.scorer.score(self.decode(state))
+        # float64, because a total energy has ten significant digits.
+        values = {name: torch.from_numpy(column) for name, column in table.values.items()}
+        return Measured(values, table.failures)
+
+
+class MoleculeReward:
+    """A reward of molecules' states, from conditions as typed.
+
+    Args:
+        codec: of the states.
+        spec: conditions as typed, or parsed with `find_scorer`.
+        aggregate: weighted_sum, product or lexicographic.
+        floor: what failures get and nothing falls below; None leaves them NaN.
+        workers, time_limit_s, launcher: as in `MoleculeScorer`.
+        cache_path: file that keeps scores (in the run's directory); None keeps them in memory.
+
+    Use as a context manager, or call `close`, which ends the workers.
+
+    Raises:
+        InputError: see `common.rewards.parse`, `find_scorer`, `Objective` and `ComposedReward`.
+    """
+
+    def __init__(
+        self,
+        codec: MoleculeCodec,
+        spec: str | Sequence[str | Condition],
+        *,
+        aggregate: str = "weighted_sum",
+        floor: float | None = None,
+        workers: int | None = None,
+        time_limit_s: float = 60.0,
+        cache_path: str | Path | None = None,
+        launcher: Launcher | None = None,
+    ):
+        self.conditions = read_conditions(spec, launcher)
+        objective = Objective(self.conditions, aggregate, floor)
+        scorers = scorers_of(self.conditions)
+        decoded = [scorer for scorer in scorers if scorer.on_states is None]
+        measures: list[Measure] = [s.on_states(codec) for s in scorers if s.on_states is not None]
+        self._scorer = MoleculeScorer(decoded, workers, time_limit_s, ScoreCache(path=cache_path), launcher)
+        if decoded:
+            measures.append(DecodedMeasure(codec.decode, self._scorer))
+        try:
+            self._reward = ComposedReward(objective, measures, _example(codec))
+        except BaseException:
+            self.close()
+            raise
+        logger.info("reward: %s", self._reward)
+
+    @property
+    def differentiable(self) -> bool:
+        """See `common.rewards.Reward`."""
+        return self._reward.differentiable
+
+    def __call__(self, state: State) -> RewardResult:
+        """See `common.rewards.Reward`: clean states in, scores out."""
+        return self._reward(state)
+
+    def __str__(self) -> str:
+        return str(self._reward)
+
+    def __enter__(self) -> MoleculeReward:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._scorer.close()
+
+
+def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
+    """Conditions on scorers, from texts or as they are."""
+    if not isinstance(spec, str) and spec and all(isinstance(part, Condition) for part in spec):
+        return tuple(part for part in spec if isinstance(part, Condition))
+    texts = [spec] if isinstance(spec, str) else [str(part) for part in spec]
+    return parse(texts, partial(find_scorer, launcher=launcher))
+
+
+def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:
+    """The scorers that the conditions speak of, each once, in that order."""
+    return list({c.quantity.name: c.quantity for c in conditions if isinstance(c.quantity, Scorer)}.values())
+
+
+def _example(codec: MoleculeCodec, count: int = 4, size: int = 6) -> State:
+    """Random atoms, on which declared gradients are checked."""
+    generator = torch.Generator().manual_seed(0)
+    mask = size_mask(torch.full((count,), size))
+    x = torch.randn(count, size, codec.n_channels, generator=generator)
+    x[..., :3] *= 1.5 * codec.coordinate_scale
+    return State(x, mask)

@@ -1,0 +1,256 @@
+"""`MoleculeScorer`: raw scores of molecules, from workers, with a reason wherever one is missing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError
+from common.rewards import Score, ScoreCache, geometry_hash
+from common.workers import DIED, TIME_LIMIT, Failure, Launcher, WorkerPool
+from molgen.chemistry.perception import Perceived, perceive
+from molgen.data.codec import MoleculeCodec
+from molgen.data.molecules import MoleculeSet
+from molgen.rewards.calculation import GraphItem, PhysicsItem, calculate
+from molgen.rewards.physics import STRAIN
+from molgen.rewards.table import Place, Scorer
+
+# What a busy or broken machine may cause is tried again the next time.
+_NOT_KEPT = {TIME_LIMIT, DIED}
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Raw scores of M molecules.
+
+    Attributes:
+        values: column -> (M,) float64, NaN where there is none.
+        reasons: column -> M texts, why there is none; "" where there is one.
+    """
+
+    values: Mapping[str, np.ndarray]
+    reasons: Mapping[str, Sequence[str]]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """`column: reason` -> number of molecules, the most frequent first."""
+        counts = Counter(f"{column}: {reason}" for column, all in self.reasons.items() for reason in all if reason)
+        return dict(counts.most_common())
+
+
+class MoleculeScorer:
+    """Scores sets of molecules; its workers stay for later calls until `close`.
+
+    RDKit and xTB share a pool; every user function has one of its own, so that nothing it imports or breaks touches the
+    others. A molecule whose bonds cannot be perceived fails the scorers that need bonds, with perception's reason.
+
+    Args:
+        scorers: what to compute; names differ.
+        workers: processes a pool; None for one a core.
+        time_limit_s: for one molecule and one kind of calculation (a batch of a user function has as many times that).
+        cache: scores known from before; None for a new one in memory.
+        launcher: where workers run; None for this machine.
+
+    Raises:
+        InputError: two scorers of one name, or a package that one needs is missing.
+    """
+
+    def __init__(
+        self,
+        scorers: Sequence[Scorer],
+        workers: int | None = None,
+        time_limit_s: float = 60.0,
+        cache: ScoreCache | None = None,
+        launcher: Launcher | None = None,
+    ):
+        names = [scorer.name for scorer in scorers]
+        if len(set(names)) != len(names):
+            raise InputError(f"got the scorers {', '.join(names)}, expected each of them once")
+        if not time_limit_s > 0:
+            raise InputError(f"got a time limit of {time_limit_s} s, expected more than 0")
+        for scorer in scorers:
+            _check_packages(scorer)
+        self.scorers = tuple(scorers)
+        self.cache = ScoreCache() if cache is None else cache
+        self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
+        self._pools: dict[str, WorkerPool] = {}
+
+    def __enter__(self) -> MoleculeScorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and close the cache's file."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools = {}
+        self.cache.close()
+
+    def score(self, molecules: MoleculeSet, perceived: Sequence[Perceived] | None = None) -> ScoreTable:
+        """Score M molecules. None raises: a molecule that cannot be scored has NaN and a reason.
+
+        Args:
+            molecules: the set; total charges are taken from it.
+            perceived: their molecules with bonds, if known; otherwise perceived here where needed.
+        """
+        geometry = [
+            geometry_hash(positions, numbers, molecules.charge(i)) for i, (numbers, positions) in enumerate(molecules)
+        ]
+        in_workers = [s for s in self.scorers if s.place in (Place.GRAPH, Place.PHYSICS, Place.USER)]
+        prefixes = {s.name: s.fingerprint for s in in_workers}
+        keys = {name: [f"{prefix}|{digest}" for digest in geometry] for name, prefix in prefixes.items()}
+        known = self.cache.find(key for column in keys.values() for key in column)
+        todo = {name: _first_unknown(column, known) for name, column in keys.items()}
+        perceived = self._perceive(molecules, perceived, todo)
+
+        fresh: dict[str, Score] = {}
+        for index, name, result in self._compute(molecules, perceived, todo):
+            failed = isinstance(result, Failure)
+            fresh[keys[name][index]] = Score(math.nan, result.reason) if failed else Score(result)
+        self.cache.add({key: score for key, score in fresh.items() if score.reason not in _NOT_KEPT})
+        known |= fresh
+
+        values: dict[str, np.ndarray] = {}
+        reasons: dict[str, Sequence[str]] = {}
+        for scorer in self.scorers:
+            if scorer.name in keys:
+                scores = [known[key] for key in keys[scorer.name]]
+                values[scorer.name] = np.array([score.value for score in scores], dtype=np.float64)
+                reasons[scorer.name] = [score.reason for score in scores]
+            else:
+                values[scorer.name], reasons[scorer.name] = _score_directly(scorer, molecules, perceived)
+        return ScoreTable(values, reasons)
+
+    def _perceive(
+        self, molecules: MoleculeSet, perceived: Sequence[Perceived] | None, todo: Mapping[str, list[int]]
+    ) -> Sequence[Perceived]:
+        """Bonds of the molecules that some scorer needs them for; a stand-in for the others."""
+        if perceived is not None:
+            return perceived
+        needing = [scorer for scorer in self.scorers if scorer.uses_bonds]
+        everything = range(len(molecules))
+        wanted = sorted({index for scorer in needing for index in todo.get(scorer.name, everything)})
+        result = [Perceived(None, "not looked at")] * len(molecules)
+        for index, one in zip(wanted, perceive(molecules.select(wanted), self._workers), strict=True):
+            result[index] = one
+        return result
+
+    def _compute(
+        self, molecules: MoleculeSet, perceived: Sequence[Perceived], todo: Mapping[str, list[int]]
+    ) -> Iterator[tuple[int, str, Any]]:
+        """(index of the molecule, name of the scorer, float or `Failure`) for all that is to do."""
+        for scorer in self.scorers:
+            if scorer.place in (Place.GRAPH, Place.USER):
+                for index in todo[scorer.name]:
+                    if not perceived[index].valid:
+                        yield index, scorer.name, Failure(f"no bonds, {perceived[index].reason}")
+        yield from self._compute_shared(molecules, perceived, todo)
+        for scorer in self.scorers:
+            if scorer.place is Place.USER:
+                sound = [index for index in todo[scorer.name] if perceived[index].valid]
+                yield from ((index, scorer.name, result) for index, result in self._call(scorer, sound, perceived))
+
+    def _compute_shared(
+        self, molecules: MoleculeSet, perceived: Sequence[Perceived], todo: Mapping[str, list[int]]
+    ) -> Iterator[tuple[int, str, Any]]:
+        """RDKit and xTB: one item a molecule and kind of calculation, so that kinds fail apart."""
+        graph = {s.name: s for s in self.scorers if s.place is Place.GRAPH}
+        physics = [s.name for s in self.scorers if s.place is Place.PHYSICS]
+        jobs: list[tuple[int, tuple[str, ...]]] = []
+        items: list[GraphItem | PhysicsItem] = []
+        for index, names in _by_molecule(todo, graph):
+            if perceived[index].valid:
+                binary = perceived[index].mol.ToBinary()  # type: ignore[union-attr]
+                items.append(GraphItem(binary, {name: (graph[name].key, graph[name].argument) for name in names}))
+                jobs.append((index, names))
+        for kind in ([name for name in physics if name != STRAIN], [name for name in physics if name == STRAIN]):
+            for index, names in _by_molecule(todo, kind):
+                items.append(PhysicsItem(*molecules[index], molecules.charge(index), names))
+                jobs.append((index, names))
+        if not items:
+            return
+        for job, result in self._pool("", calculate).map(items):
+            index, names = jobs[job]
+            for name in names:
+                yield index, name, result if isinstance(result, Failure) else result[name]
+
+    def _call(
+        self, scorer: Scorer, indices: list[int], perceived: Sequence[Perceived]
+    ) -> Iterator[tuple[int, float | Failure]]:
+        """A user's function on the molecules `indices`; a batch that dies is done again one by one."""
+        if not indices or scorer.source is None or scorer.info is None:
+            return
+        pool = self._pool(scorer.name, scorer.source)
+        size = scorer.info.batch_size
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+        again: list[list[int]] = []
+        for tries in (batches, again):
+            items = ([perceived[index].mol.ToBinary() for index in batch] for batch in tries)  # type: ignore[union-attr]
+            for k, result in pool.map(items, self._time_limit_s * max((len(batch) for batch in tries), default=1)):
+                batch = tries[k]
+                if isinstance(result, Failure) and len(batch) > 1:
+                    again += [[index] for index in batch]
+                else:
+                    yield from zip(batch, result if isinstance(result, list) else [result] * len(batch), strict=True)
+
+    def _pool(self, name: str, function: Any) -> WorkerPool:
+        if name not in self._pools:
+            self._pools[name] = WorkerPool(function, self._workers, self._time_limit_s, self._launcher)
+        return self._pools[name]
+
+
+def _first_unknown(keys: Sequence[str], known: Mapping[str, Score]) -> list[int]:
+    """The index of the first molecule of each unknown key: equal geometries are computed once."""
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        if key not in known:
+            first.setdefault(key, index)
+    return list(first.values())
+
+
+def _by_molecule(todo: Mapping[str, list[int]], names: Iterable[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(index, names of the scorers that are to do for it)."""
+    wanted: dict[int, list[str]] = {}
+    for name in names:
+        for index in todo[name]:
+            wanted.setdefault(index, []).append(name)
+    return ((index, tuple(names)) for index, names in wanted.items())
+
+
+def _score_directly(
+    scorer: Scorer, molecules: MoleculeSet, perceived: Sequence[Perceived]
+) -> tuple[np.ndarray, list[str]]:
+    """Values and reasons of a scorer that needs no workers."""
+    if not len(molecules):
+        return np.empty(0), []
+    if scorer.on_set is not None:
+        values = scorer.on_set(molecules, perceived)
+        why = "no rule for an element"
+    elif scorer.on_states is not None:
+        codec = MoleculeCodec(tuple(sorted(set(molecules.numbers.tolist()))) or (1,))
+        measured = scorer.on_states(codec)(codec.encode(molecules))
+        values = measured.values[scorer.name].detach().cpu().double().numpy()
+        why = "not finite"
+    else:
+        raise InputError(f"{scorer.name} is neither for sets, nor for states, nor for workers")
+    values = np.where(np.isfinite(values), values, np.nan)
+    return values, [why if missing else "" for missing in np.isnan(values).tolist()]
+
+
+def _check_packages(scorer: Scorer) -> None:
+    for package in scorer.packages:
+        try:
+            version(package)
+        except PackageNotFoundError as error:
+            raise InputError(f"{scorer.name} needs {package}, which is not installed; pip install {package}") from error

@@ -1,0 +1,82 @@
+"""`shapegen train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli.app import Verb
+from common.cli.options import option
+from common.cli.training import TrainingOptions, run_training
+
+if TYPE_CHECKING:
+    from common.training.fit import FitConfig, FitResult
+    from shapegen.train import ShapeBatchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainingOptions):
+    """Options of `shapegen train`."""
+
+    data: str = option("procedural", "data set name, or a folder or file of shapes")
+    classes: list[str] | None = option(None, "only these classes (default: all)")
+    count_per_class: int = option(500, "procedural: shapes of each class")
+    unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
+    up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
+    stored_points: int = option(4096, "points kept of each shape")
+    points: int = option(512, "points of each shape that a step sees, a fresh subset of the stored ones")
+    rotate: str = option("none", "none, or up: turn each shape by a random angle about the vertical")
+    normalisation: str = option("global", "global, centred (place is lost) or per_shape (size is lost)")
+    class_conditional: bool = option(True, "the model is told the class")
+    class_dropout: float = option(0.1, "share of the shapes whose class is hidden in training")
+    network: dict = option({"name": "set_transformer"}, "network by name, with its hyper-parameters")
+    parameterisation: dict = option({"name": "v"}, "eps, v or x0")
+    workers: int | None = option(None, "processes that read or make the data (default: one a core)")
+
+    def batch_config(self) -> ShapeBatchConfig:
+        """What the options say of one step."""
+        from shapegen.train import ShapeBatchConfig
+
+        return ShapeBatchConfig(
+            self.batch_size, self.max_weight, self.timesteps, self.focus, self.points, self.rotate, self.class_dropout
+        )
+
+
+def run(options: TrainOptions) -> dict[str, Any]:
+    """Train and write the model."""
+    from shapegen.data.sources import load_data, split_data
+    from shapegen.train import ModelConfig, new_model, train
+
+    # Everything that can be wrong with the request comes before the folder is made.
+    options.check()
+    optimiser, batch_config = options.optimiser_config(), options.batch_config()
+    report = load_data(
+        options.data, data_folder=options.data_folder, points=options.stored_points, classes=options.classes,
+        count_per_class=options.count_per_class, unit=options.unit, up=options.up, workers=options.workers,
+        seed=options.seed,
+    )  # fmt: skip
+    shapes = report.shapes.select(split_data(report)["train"])
+    digest = shapes.digest()
+    model = new_model(
+        shapes,
+        ModelConfig(
+            options.network, options.parameterisation, options.schedule, options.sampler, options.normalisation,
+            options.class_conditional,
+        ),
+        name=options.name or f"{Path(options.data).stem}-{options.network.get('name', '?')}",
+        seed=options.seed,
+        facts={"data": options.data, "data_hash": digest, "task": "class" if options.class_conditional else "none"},
+        init_from=options.init_from,
+    )  # fmt: skip
+
+    def train_in(directory: Path, config: FitConfig) -> FitResult:
+        return train(
+            model, shapes, directory, batch_config=batch_config, optimiser=optimiser, fit_config=config,
+            resume=options.resume,
+        )  # fmt: skip
+
+    return run_training(options, "shapegen", model, train_in, {"training_data": options.data, "data_hash": digest})
+
+
+VERB = Verb("train", "train a model on shapes", TrainOptions, run)
