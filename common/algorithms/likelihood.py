@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.algorithms.experience import Experience
 from common.diffusion import Denoiser, State
 from common.errors import InputError
 
@@ -41,12 +42,27 @@ class Likelihood:
         Times are stratified over the batch: sample i draws from its own i-th part of [0, 1], in random order,
         which lowers the variance of the loss at no cost (arXiv 2107.00630, appendix I).
         """
-        count = len(batch)
-        t = self._focused(_stratified(count, generator), generator).to(batch.x.device)
+        return self.loss_at(denoiser, batch, *self._draws(batch, generator))
+
+    def experience(self, batch: State, generator: torch.Generator) -> Experience:
+        """Clean states with a time and noise each, so that their loss can be taken again: `replayed`."""
+        t, noise = self._draws(batch, generator)
+        steps = torch.empty(len(batch), 0, dtype=torch.long, device=batch.x.device)
+        return Experience(batch.x[:, None], steps, batch.mask, batch.condition, extra={"t": t, "noise": noise})
+
+    def replayed(
+        self, denoiser: Denoiser, experience: Experience, weights: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `loss`, at the times and noise of an `experience`; weights (M,) multiply the samples' losses."""
+        t, noise = experience.extra["t"], experience.extra["noise"]
+        return self.loss_at(denoiser, experience.state(-1), t, noise, weights)
+
+    def _draws(self, batch: State, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Times (B,) and standard Gaussian noise (B, N, D)."""
+        t = self._focused(_stratified(len(batch), generator), generator).to(batch.x.device)
         if self.timesteps is not None:
             t = (t * (self.timesteps + 1)).floor().clamp(max=self.timesteps) / self.timesteps
-        noise = torch.randn(batch.x.shape, generator=generator).to(batch.x.device)
-        return self.loss_at(denoiser, batch, t, noise)
+        return t, torch.randn(batch.x.shape, generator=generator).to(batch.x.device)
 
     def _focused(self, t: Tensor, generator: torch.Generator) -> Tensor:
         """Each even time t (B,) mapped to its law; the law of a sample is drawn apart from its time."""
@@ -56,14 +72,18 @@ class Likelihood:
         focused = torch.sigmoid(location + scale * torch.special.ndtri(t.clamp(_EDGE, 1 - _EDGE)))
         return torch.where(_stratified(len(t), generator) < share, focused, t)
 
-    def loss_at(self, denoiser: Denoiser, batch: State, t: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `loss`, at given times t (B,) and standard Gaussian noise (B, N, D)."""
+    def loss_at(
+        self, denoiser: Denoiser, batch: State, t: Tensor, noise: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `loss`, at given times t (B,) and standard Gaussian noise (B, N, D), samples weighted by weights (B,)."""
         process = denoiser.process
         alpha, sigma = process.schedule.alpha_sigma(t)
         x_t = process.corrupt(batch.x, batch.mask, t, noise)
         x0_hat = denoiser(batch.replace(x=x_t), t)
         limit = float("inf") if self.max_weight is None else self.max_weight
         parts = denoiser.parameterisation.loss_parts(x0_hat, batch.x, batch.mask, alpha, sigma, limit)
+        if weights is not None:
+            parts = {name: weights * value for name, value in parts.items()}
         means = {name: value.mean() for name, value in parts.items()}
         return torch.stack(list(means.values())).sum(), {name: value.detach() for name, value in means.items()}
 

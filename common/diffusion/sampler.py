@@ -145,7 +145,9 @@ class Sampler:
                 transition = self._read_out(x0_hat, t_batch, state.mask)
             else:
                 estimate = x0_hat
-                if self._order == 2 and previous is not None:
+                # The step to t = 0 leaps in log-SNR, and extrapolating over it overshoots: first order there, as the
+                # solver's authors do for few steps.
+                if self._order == 2 and previous is not None and i + 2 < len(times):
                     # Linear extrapolation of x0_hat in log-SNR to the middle of the step (arXiv 2211.01095, alg. 2).
                     ratio = (log_snr[i + 1] - log_snr[i]) / (log_snr[i] - log_snr[i - 1])
                     estimate = x0_hat + 0.5 * ratio * (x0_hat - previous)

@@ -15,6 +15,7 @@ DEPENDENCIES = (
     Dependency("tensorboard", "training logs"),
     Dependency("torch-geometric", "its QM9 loader"),
     Dependency("posebusters", "physical plausibility checks", False, "pip install posebusters==0.6.5"),
+    Dependency("ray", "scoring on a cluster", False, "pip install 'ray>=2.40'"),
     Dependency("msgpack", "GEOM-Drugs in its original format", False, "pip install msgpack"),
 )
 

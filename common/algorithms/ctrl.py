@@ -1,0 +1,184 @@
+"""`Ctrl`: conditions added to a trained model by reinforcement learning (arXiv 2406.12120).
+
+From a pre-trained p_pre(x) and offline sets {(x, y_i)}, one for each control, to
+
+    p(x | y) ~ p_pre(x) prod_i p_i(y_i | x)^gamma_i:
+
+calibrated predictors p_i(y_i | x) of *clean* samples; a denoiser with zero-initialised inputs for y
+(`common.diffusion.control`); then KL-regularised training with the reward sum_i gamma_i log p_i(y_i | x_0), at tau = 1;
+then plain sampling. If y_i is independent of what the base was conditioned on, given x, pairs (x, y_i) are all that is
+needed, and the sets need share no sample.
+
+Our choices: the divergence is the *sum* over real degrees of freedom and steps, so that gamma = 1 means the Bayes
+posterior (the authors' code averages it over 16,384 dimensions: its effective gamma is huge). Targets are drawn from
+the offline sets, control by control; each is left out with probability `null_share`, so that controls also work alone.
+The training itself is `Backprop` or `PolicyGradient`.
+
+Known biases: those of the inner method; and the predictor's, which the policy will find: judge by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from common.algorithms.backprop import Backprop
+from common.algorithms.experience import Experience
+from common.algorithms.policy_gradient import PolicyGradient
+from common.diffusion import DenoiserFunction, State
+from common.diffusion.control import Control
+from common.diffusion.sampler import NoiseSource
+from common.errors import InputError
+from common.rewards import Reward, RewardResult
+
+# Clean states -> (mean (B,), std (B,)) of a continuous y, or logits (B, C) of a class.
+Predictor = Callable[[State], tuple[Tensor, Tensor] | Tensor]
+
+
+@dataclass(frozen=True)
+class ControlTerm:
+    """One control with its calibrated predictor: gamma log p(y | x).
+
+    Attributes:
+        control: which condition holds y.
+        predictor: of clean samples; differentiable with respect to `state.x`.
+        outcomes: (M,) the y of the offline set, from which training draws what to ask for.
+        gamma: how strongly; 1 is the Bayes posterior.
+        scale: calibration: factor of the std (`std_scale`), or temperature of the logits (`softmax_temperature`).
+    """
+
+    control: Control
+    predictor: Predictor
+    outcomes: Tensor
+    gamma: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0 or not self.scale > 0 or self.outcomes.ndim != 1 or not len(self.outcomes):
+            raise InputError(
+                f"control '{self.control.name}': got gamma {self.gamma}, scale {self.scale} and outcomes of shape "
+                f"{tuple(self.outcomes.shape)}, expected both above 0 and (M,) with M above 0"
+            )
+
+    def log_prob(self, state: State) -> Tensor:
+        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked."""
+        asked = self.control.asked(state)
+        if not asked.any():
+            return state.x.new_zeros(len(state))
+        wanted = state.condition[self.control.name]
+        predicted = self.predictor(state)
+        if isinstance(predicted, Tensor):
+            if not self.control.classes:
+                raise InputError(f"control '{self.control.name}' is continuous, but its predictor gives logits")
+            all_classes = (predicted / self.scale).log_softmax(dim=-1)
+            found = all_classes.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
+        else:
+            mean, std = predicted
+            # A blank stands in for what is not asked, so that no NaN enters the gradient.
+            target = torch.where(asked, wanted.to(mean.dtype), mean.detach())
+            found = torch.distributions.Normal(mean, std * self.scale, validate_args=False).log_prob(target)
+        return torch.where(asked, found, torch.zeros_like(found))
+
+    def draw(self, count: int, null_share: float, generator: torch.Generator) -> Tensor:
+        """(count,) outcomes of the offline set, some of them NULL; on the CPU."""
+        chosen = torch.randint(len(self.outcomes), (count,), generator=generator)
+        left_out = torch.rand(count, generator=generator) < null_share
+        drawn = self.outcomes.cpu()[chosen]
+        return torch.where(left_out, self.control.nothing(count).to(drawn.dtype), drawn)
+
+
+class ControlReward:
+    """sum_i gamma_i log p_i(y_i | x) of the conditions that a state carries: a differentiable `Reward`."""
+
+    differentiable = True
+
+    def __init__(self, terms: Sequence[ControlTerm]) -> None:
+        names = [term.control.name for term in terms]
+        if not terms or len(set(names)) < len(names):
+            raise InputError(f"got terms for {names}, expected at least one, each for a control of its own")
+        self.terms = tuple(terms)
+
+    def __call__(self, state: State) -> RewardResult:
+        """See `Reward`; `parts` has log p of each control."""
+        parts = {f"log p({term.control.name})": term.log_prob(state) for term in self.terms}
+        total = torch.stack([term.gamma * part for term, part in zip(self.terms, parts.values(), strict=True)]).sum(0)
+        valid = torch.isfinite(total)
+        failed = int((~valid).sum())
+        values = torch.where(valid, total, torch.full_like(total, torch.nan))
+        raw = {name: torch.where(torch.isfinite(part), part, torch.nan).detach() for name, part in parts.items()}
+        return RewardResult(values, valid, raw, {"log p: not finite": failed} if failed else {})
+
+
+@dataclass(frozen=True)
+class Ctrl:
+    """Training of a `ControlledDenoiser` with the reward of its controls.
+
+    Attributes:
+        inner: `Backprop` (the paper's) or `PolicyGradient`; its tau has to be 1, for gamma is the knob.
+        terms: the controls.
+        null_share: how often a control is left out; matters for several.
+    """
+
+    inner: Backprop | PolicyGradient
+    terms: tuple[ControlTerm, ...]
+    null_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.inner.tau != 1.0 or not 0 <= self.null_share < 1:
+            raise InputError(
+                f"got tau {self.inner.tau} and null_share {self.null_share}, expected 1 (set gamma instead) and 0 to 1"
+            )
+
+    @property
+    def reward(self) -> ControlReward:
+        """The reward that `collect` wants."""
+        return ControlReward(self.terms)
+
+    @property
+    def needs_data(self) -> bool:
+        """See `Algorithm`."""
+        return self.inner.needs_data
+
+    @property
+    def epochs(self) -> int:
+        """See `Algorithm`."""
+        return self.inner.epochs
+
+    @property
+    def trained(self) -> Sequence[nn.Module]:
+        """See `Algorithm`: nothing; predictors stay as they are."""
+        return ()
+
+    def collect(
+        self,
+        policy: DenoiserFunction,
+        reference: DenoiserFunction,
+        reward: Reward,
+        batch: State,
+        noise: NoiseSource,
+        generator: torch.Generator,
+    ) -> Experience:
+        """See `Algorithm`, with targets drawn for the batch; its own conditions stay. `reward` is `self.reward`, or one
+        that contains it."""
+        asked = self.draw(len(batch), generator)
+        condition = {**batch.condition, **{name: values.to(batch.x.device) for name, values in asked.items()}}
+        return self.inner.collect(policy, reference, reward, replace(batch, condition=condition), noise, generator)
+
+    def draw(self, count: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """name -> (count,) what to ask for; the same throughout a group of the inner method."""
+        group = getattr(self.inner, "group_size", 0) or 1
+        return {
+            term.control.name: term.draw(-(-count // group), self.null_share, generator).repeat_interleave(group)[
+                :count
+            ]
+            for term in self.terms
+        }
+
+    def loss(
+        self, policy: DenoiserFunction, reference: DenoiserFunction, experience: Experience
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Algorithm`."""
+        return self.inner.loss(policy, reference, experience)

@@ -1,0 +1,270 @@
+"""`Rgdm`: reward-guided diffusion training by pay-off samples (arXiv 2304.07132).
+
+From the paper's abstract, which is all of it that was at hand: policy gradients are taken on samples from a *pay-off
+distribution* proportional to exponentially scaled rewards instead of on samples of the policy, which bridges weighted
+likelihood and maximum-entropy reinforcement learning and lowers the variance of the gradient; rewards need no gradient
+and conditions need not be inputs of the network.
+
+Derived: with q*(x_s | x_t) the pay-off distribution, the flipped divergence KL(q* || p_theta) of a step is, but for a
+constant, E_{q*} ||x - mu_theta(x_t)||^2 / (2 sigma_t^2): the diffusion loss with its target replaced.
+
+Our choices: where the candidates come from, their number K, the value of a candidate, and the two targets
+
+    kl       q* ~ p_ref(x_s | x_t) exp(v(x_s) / tau)    the optimal kernel of the KL-regularised problem
+    payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
+
+both by self-normalised importance weights, whose bias falls as 1 / K. The value of a candidate is the reward of the
+reference's estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s and so pulls too hard at
+noisy times; or of a draw of x_0 by a short chain of the reference (`look_ahead` > 1), for which the weights have the
+right mean: E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
+
+Known biases: at look_ahead 1 the tilt is too strong (see the closed-form suite). The weight p_ref / proposal spreads
+with the degrees of freedom: explore_std far from 1 leaves few effective samples in large systems. `payoff` has no
+divergence to hold it: it contracts to the best rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from common.algorithms.algorithm import require_temperature, scalars, score
+from common.algorithms.experience import Cost, Experience
+from common.algorithms.rollout import Counted, kernel, kernel_of, noise_scale, require_density, rollout, step_times
+from common.diffusion import DenoiserFunction, Sampler, State, Transition
+from common.diffusion.sampler import NoiseSource
+from common.errors import InputError
+from common.named import nearest
+from common.rewards import Reward
+
+TARGETS = ("kl", "payoff")
+PROPOSALS = ("policy", "posterior", "reference")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """K candidates for the next state of each of M states.
+
+    Attributes:
+        before: the M states.
+        steps: (M,) long, their places among the sampler's times.
+        after: (M, K, N, D).
+        rewards: (M, K) of each candidate's look-ahead, NaN where that could not be scored.
+        weights: (M, K) of the pay-off distribution, summing to 1; 0 in rows without any valid candidate.
+        cost: of drawing and scoring them.
+    """
+
+    before: State
+    steps: Tensor
+    after: Tensor
+    rewards: Tensor
+    weights: Tensor
+    cost: Cost
+
+    def effective(self) -> Tensor:
+        """(M,) effective sample size 1 / sum_k w_k^2, from 1 to K; 0 in rows without any valid candidate."""
+        squared = self.weights.square().sum(dim=1)
+        return torch.where(squared > 0, 1 / squared.clamp(min=1e-30), torch.zeros_like(squared))
+
+
+@dataclass(frozen=True)
+class Rgdm:
+    """Reward-guided training by pay-off samples.
+
+    Attributes:
+        sampler: whose reverse steps are trained; see `rollout_sampler`.
+        tau: temperature of the pay-off.
+        target: `kl` (with the reference term) or `payoff` (rewards alone).
+        proposal: where candidates come from: `policy` (its step, at states of its chains), `reference` (the base's step
+            at those states) or `posterior` (q(x_s | x_t, x_0) of clean data, at noised data: no chain is needed).
+        candidates: K.
+        explore_std: at least 1; inflates the std of the proposal, which the weights correct.
+        look_ahead: evaluations of the reference for a candidate's value: 1 takes the reward of x0_hat, more draw x_0.
+        resample: learn from one candidate drawn by weight; False takes the weighted mean of all, which has the same
+            gradient on average and less variance.
+        visited: states a sample that are learnt from, out of its chain or of random times.
+        epochs: see `Algorithm`.
+    """
+
+    sampler: Sampler
+    tau: float
+    target: str = "kl"
+    proposal: str = "policy"
+    candidates: int = 8
+    explore_std: float = 1.0
+    look_ahead: int = 1
+    resample: bool = False
+    visited: int = 4
+    epochs: int = 1
+
+    def __post_init__(self) -> None:
+        require_density(self.sampler)
+        require_temperature(self.tau)
+        for name, value, known in (("target", self.target, TARGETS), ("proposal", self.proposal, PROPOSALS)):
+            if value not in known:
+                raise InputError(f"got {name} '{value}'{nearest(value, known)}; expected one of {', '.join(known)}")
+        if self.candidates < 2 or self.look_ahead < 1 or self.visited < 1 or not self.explore_std >= 1:
+            raise InputError(
+                f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited} and "
+                f"explore_std {self.explore_std}; expected at least 2, 1, 1 and 1"
+            )
+
+    @property
+    def needs_data(self) -> bool:
+        """See `Algorithm`."""
+        return self.proposal == "posterior"
+
+    @property
+    def trained(self) -> Sequence[nn.Module]:
+        """See `Algorithm`: nothing."""
+        return ()
+
+    def collect(
+        self,
+        policy: DenoiserFunction,
+        reference: DenoiserFunction,
+        reward: Reward,
+        batch: State,
+        noise: NoiseSource,
+        generator: torch.Generator,
+    ) -> Experience:
+        """See `Algorithm`: B x `visited` rows of one step whose end is the pay-off sample."""
+        before, clean, steps, cost = self._states(policy, batch, noise, generator)
+        drawn = self.draw(policy, reference, reward, before, steps, generator, clean)
+        if self.resample:
+            usable = drawn.weights.sum(dim=1, keepdim=True) > 0
+            table = torch.where(usable, drawn.weights, torch.ones_like(drawn.weights)).cpu()
+            chosen = torch.multinomial(table, 1, generator=generator)[:, 0].to(steps.device)
+            after = drawn.after[torch.arange(len(steps), device=steps.device), chosen]
+        else:
+            # With sum_k w_k = 1, the weighted loss is that of the weighted mean, but for a constant.
+            after = (drawn.weights[:, :, None, None] * drawn.after).sum(dim=1)
+        usable = drawn.weights.sum(dim=1) > 0
+        valid = torch.isfinite(drawn.rewards)
+        values = drawn.rewards[valid]
+        return Experience(
+            torch.stack([before.x, after], dim=1),
+            steps[:, None],
+            before.mask,
+            before.condition,
+            extra={"usable": usable.to(after.dtype)},
+            metrics=scalars(
+                reward=values.mean(),
+                valid=valid.to(after.dtype).mean(),
+                effective_samples=drawn.effective().mean(),
+                effective_share=drawn.effective().mean() / self.candidates,
+            ),
+            cost=cost + drawn.cost,
+        )
+
+    def _states(
+        self, policy: DenoiserFunction, batch: State, noise: NoiseSource, generator: torch.Generator
+    ) -> tuple[State, Tensor | None, Tensor, Cost]:
+        """B x `visited` states to learn at, the clean data behind them, and their places among the times."""
+        count, device = len(batch), batch.x.device
+        rows = torch.arange(count, device=device).repeat_interleave(self.visited)
+        # Without repetition within a chain, as far as there are enough steps.
+        order = torch.rand(count, self.sampler.steps, generator=generator).argsort(dim=1).to(device)
+        steps = order[:, torch.arange(self.visited, device=device) % self.sampler.steps].flatten()
+        if self.proposal == "posterior":
+            clean = batch.index(rows)
+            t = step_times(self.sampler, clean, steps)
+            draws = torch.randn(clean.x.shape, generator=generator, dtype=clean.x.dtype).to(device)
+            x_t = self.sampler.process.corrupt(clean.x, clean.mask, t, draws)
+            return clean.replace(x=x_t), clean.x, steps, Cost()
+        chains = rollout(policy, self.sampler, batch, noise)
+        before = State(chains.path[rows, steps], chains.mask[rows], batch.index(rows).condition)
+        return before, None, steps, chains.cost
+
+    @torch.no_grad()
+    def draw(
+        self,
+        policy: DenoiserFunction,
+        reference: DenoiserFunction,
+        reward: Reward,
+        before: State,
+        steps: Tensor,
+        generator: torch.Generator,
+        clean: Tensor | None = None,
+    ) -> Candidates:
+        """Candidates for the state after each of M states, scored and weighted.
+
+        Args:
+            policy, reference, reward: see `Algorithm.collect`.
+            before: M states, each at its own time.
+            steps: (M,) long, the places of these times.
+            generator: on the CPU.
+            clean: (M, N, D) data behind the states, for the proposal `posterior`.
+        """
+        policy, reference = Counted(policy), Counted(reference)
+        base = kernel(reference, self.sampler, before, steps)
+        if self.proposal == "posterior":
+            if clean is None:
+                raise InputError("the proposal 'posterior' needs clean data; got none")
+            centre = kernel_of(clean, self.sampler, before, steps)
+        else:
+            centre = base if self.proposal == "reference" else kernel(policy, self.sampler, before, steps)
+        rows = torch.arange(len(before), device=steps.device).repeat_interleave(self.candidates)
+        wide = _rows(replace(centre, std=centre.std * self.explore_std), rows)
+        shape = (len(rows), *before.x.shape[1:])
+        after = wide.sample(torch.randn(shape, generator=generator, dtype=before.x.dtype).to(before.x.device))
+        ends = before.index(rows).replace(x=after)
+        clean_ends = self._look_ahead(reference, ends, steps[rows], generator)
+        scored = score(reward, clean_ends)
+        logits = torch.where(scored.valid, scored.values / self.tau, torch.full_like(scored.values, -torch.inf))
+        logits = logits - wide.log_prob(after)
+        if self.target == "kl":
+            logits = logits + _rows(base, rows).log_prob(after)
+        logits = logits.unflatten(0, (len(before), self.candidates))
+        weights = torch.nan_to_num(logits.softmax(dim=1))
+        cost = Cost(reward_calls=len(rows), evaluations=policy.evaluations + reference.evaluations)
+        split = (len(before), self.candidates)
+        return Candidates(
+            before, steps, after.unflatten(0, split), scored.values.unflatten(0, split), weights, cost
+        )  # fmt: skip
+
+    def _look_ahead(self, reference: DenoiserFunction, ends: State, steps: Tensor, generator: torch.Generator) -> State:
+        """Clean states that candidates, which stand behind the step at `steps` (R,), lead to under the reference.
+
+        A chain of `look_ahead` evaluations spaces its times evenly among those left; after the read-out none are.
+        """
+        process, last = self.sampler.process, self.sampler.steps - 1
+        x, at = ends.x, steps + 1
+        finished = at > last
+        first = at.clamp(max=last)
+        for number in range(self.look_ahead):
+            left = self.look_ahead - number
+            place = first + torch.div((last - first) * number, self.look_ahead, rounding_mode="floor")
+            t = step_times(self.sampler, ends, place)
+            x0_hat = reference(ends.replace(x=x), t)
+            if left == 1:
+                x = torch.where(finished[:, None, None], x, x0_hat)
+                break
+            following = first + torch.div((last - first) * (number + 1), self.look_ahead, rounding_mode="floor")
+            s = step_times(self.sampler, ends, following)
+            step = process.posterior(x, x0_hat, ends.mask, t, s, noise_scale(self.sampler))
+            draws = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+            x = torch.where(finished[:, None, None], x, step.sample(draws))
+        return ends.replace(x=x)
+
+    def loss(
+        self, policy: DenoiserFunction, reference: DenoiserFunction, experience: Experience
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """||x - mu_theta(x_t)||^2 / (2 sigma_t^2), summed over degrees of freedom, for pay-off samples x."""
+        step = kernel(policy, self.sampler, experience.state(0), experience.steps[:, 0])
+        loss = regress(step, experience.path[:, 1], experience.extra["usable"])
+        return loss, {"regression": loss.detach()}
+
+
+def regress(step: Transition, target: Tensor, weights: Tensor) -> Tensor:
+    """Scalar mean over M steps of weights (M,) times ||target (M, N, D) - mean||^2 / (2 std^2): -log p, but for a
+    constant."""
+    squared = step.space.project(target - step.mean, step.mask).square().sum(dim=(1, 2))
+    return (weights * squared / (2 * step.std**2)).mean()
+
+
+def _rows(step: Transition, rows: Tensor) -> Transition:
+    return Transition(step.mean[rows], step.std[rows], step.space, step.mask[rows])
