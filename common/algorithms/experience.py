@@ -75,7 +75,8 @@ class Experience:
 
     def state(self, place: int) -> State:
         """The states at one place 0 ... L of all rows; -1 is the cleanest."""
-        return State(self.path[:, place], self.mask, self.condition)
+        # In one piece, as the sampler had it: matrix products of a strided tensor round differently.
+        return State(self.path[:, place].contiguous(), self.mask, self.condition)
 
     def replace(self, **changes: Any) -> Experience:
         """A copy with the named fields changed."""

@@ -128,13 +128,10 @@ def _as_argument_error() -> Iterator[None]:
 
 
 def _set_up_logging(debug: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
-    )
     # Other packages speak up only when something is wrong.
-    for name in logging.root.manager.loggerDict:
-        if not name.startswith(("common", "molgen", "shapegen")):
-            logging.getLogger(name).setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for name in ("common", "molgen", "shapegen"):
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

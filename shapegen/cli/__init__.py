@@ -9,9 +9,9 @@ from common.cli.app import Verb, run_command
 
 def verbs() -> list[Verb]:
     """The verbs of `shapegen`, in the order of a project's life."""
-    from shapegen.cli import data, doctor, models, train
+    from shapegen.cli import data, doctor, generate, models, train
 
-    return [doctor.VERB, models.VERB, data.VERB, train.VERB]
+    return [doctor.VERB, models.VERB, data.VERB, train.VERB, generate.VERB]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ class DataOptions(CommonOptions):
     count_per_class: int = option(500, "procedural: shapes of each class")
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
-    points: int = option(4096, "points sampled of each shape")
+    points: int = option(4096, "points sampled of each mesh; stored points are kept as they are")
     output: str = option("", "build: the npz file to write, which every verb reads as data (default: runs/NAME.npz)")
     workers: int | None = option(None, "processes (default: one a core)")
     seed: int = option(0, "seed of procedural shapes and of points")

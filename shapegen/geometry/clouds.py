@@ -27,15 +27,11 @@ def check_cloud(points: np.ndarray, minimum: int = 4) -> np.ndarray:
     """
     points = np.asarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
-        raise InputError(
-            f"got an array of shape {points.shape}, expected (P, 3) coordinates of one point cloud"
-        )
+        raise InputError(f"got an array of shape {points.shape}, expected (P, 3) coordinates of one point cloud")
     if len(points) < minimum:
         raise InputError(f"got {len(points)} points, expected at least {minimum}; sample more points")
     if len(points) > MAX_CLOUD_POINTS:
-        raise InputError(
-            f"got {len(points)} points, at most {MAX_CLOUD_POINTS} are read; thin the cloud first"
-        )
+        raise InputError(f"got {len(points)} points, at most {MAX_CLOUD_POINTS} are read; thin the cloud first")
     bad = int((~np.isfinite(points).all(axis=1)).sum())
     if bad:
         raise InputError(f"{bad} of {len(points)} points have NaN or infinite coordinates; remove them first")
@@ -47,8 +43,8 @@ def check_cloud(points: np.ndarray, minimum: int = 4) -> np.ndarray:
 def spacing(points: np.ndarray) -> float:
     """The pitch h of a cloud: h^2 is the area that one point stands for, in the unit of the points.
 
-    From the mean distance to the nearest 15 neighbours of the median point, as if spread at random over a plane. On walls
-    thinner than a few h it comes out up to a tenth too small, since both faces are counted.
+    From the mean distance to the nearest 15 neighbours of the median point, as if spread at random over a plane. On
+    walls thinner than a few h it comes out up to a fifth too small, since both faces are counted.
 
     Args:
         points: (P, 3), at least two of them distinct.
@@ -57,17 +53,15 @@ def spacing(points: np.ndarray) -> float:
     distances, _ = cKDTree(points).query(points, k=k + 1)
     order = np.arange(1, k + 1)
     # Fewer neighbours than the constant is for: the k-th distance grows as sqrt(k).
-    expected = (
-        _MEAN_NEIGHBOUR_DISTANCE * np.sqrt(order).mean() / np.sqrt(np.arange(1, _NEIGHBOURS + 1)).mean()
-    )
+    expected = _MEAN_NEIGHBOUR_DISTANCE * np.sqrt(order).mean() / np.sqrt(np.arange(1, _NEIGHBOURS + 1)).mean()
     return float(np.median(distances[:, 1:].mean(axis=1)) / expected)
 
 
 def inliers(points: np.ndarray, neighbours: int = 8, threshold: float = 6.0) -> np.ndarray:
     """(P,) bool: False for stray points.
 
-    A point is stray when its mean distance to its neighbours exceeds the median of all points by `threshold` times their
-    median absolute deviation (scaled to a standard deviation), and lies beyond twice the median.
+    A point is stray when its mean distance to its neighbours exceeds the median of all points by `threshold` times
+    their median absolute deviation (scaled to a standard deviation), and lies beyond twice the median.
 
     Args:
         points: (P, 3).

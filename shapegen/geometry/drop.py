@@ -2,8 +2,8 @@
 
 The protocol of DSO (Li et al., ICCV 2025, arXiv 2503.22677): 10 s, stable below a tilt of 20 degrees. MuJoCo collides
 a mesh as its convex hull. On a flat floor that is exact, as whatever touches a plane lies on the hull, so no
-decomposition is needed; mass, centre and inertia come from the mesh itself, solid and of even density. Loose parts move as
-one rigid body.
+decomposition is needed; mass, centre and inertia come from the mesh itself, solid and of even density. Loose parts
+move as one rigid body.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Drop:
 
     Attributes:
         stable: the tilt stayed below 20 degrees at the end.
-        tilt_deg: angle between the shape's up axis at the end and the vertical; turning about the vertical doesn't count.
+        tilt_deg: angle of the shape's up axis to the vertical at the end; turning about the vertical doesn't count.
         max_tilt_deg: the largest on the way.
         slid: horizontal way of the centre of mass / longest side.
         rested: it came to rest within the time (a rolling ball doesn't).
@@ -122,8 +122,7 @@ def drop(mesh: trimesh.Trimesh, up: str = "z", nudge_deg: float = 0.5, duration_
 
     largest, calm, rested = 0.0, 0, False
     steps = round(duration_s / _STEP_S)
-    step = 0
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         mujoco.mj_step(model, data)
         tilt = _tilt_deg(data.xmat[1])
         largest = max(largest, tilt)
@@ -139,7 +138,7 @@ def drop(mesh: trimesh.Trimesh, up: str = "z", nudge_deg: float = 0.5, duration_
         max_tilt_deg=largest,
         slid=float(np.linalg.norm(data.qpos[:2])) / _SIZE_M,
         rested=rested,
-        seconds=step * _STEP_S,
+        seconds=float(data.time),
         mass_from=mass_from,
     )
 

@@ -254,6 +254,4 @@ def _close_holes(mesh: trimesh.Trimesh, max_edges: int | None) -> trimesh.Trimes
         axis=1,
     )
     faces = np.stack([fan_edges[:, 1], fan_edges[:, 0], len(mesh.vertices) + fan], axis=1)
-    return trimesh.Trimesh(
-        np.concatenate([mesh.vertices, middles]), np.concatenate([mesh.faces, faces]), process=False
-    )
+    return trimesh.Trimesh(np.concatenate([mesh.vertices, middles]), np.concatenate([mesh.faces, faces]), process=False)

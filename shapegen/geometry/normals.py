@@ -25,9 +25,7 @@ def principal_normals(points: np.ndarray, neighbours: int = 16) -> np.ndarray:
     return axes[:, :, 0]
 
 
-def oriented_normals(
-    points: np.ndarray, field: WindingField | None = None, neighbours: int = 8
-) -> np.ndarray:
+def oriented_normals(points: np.ndarray, field: WindingField | None = None, neighbours: int = 8) -> np.ndarray:
     """Unit normals (P, 3) that point outward from the solid that the cloud encloses.
 
     The direction is that of the winding number's moments (`fit_winding_field`), averaged over the neighbours that face

@@ -76,8 +76,8 @@ def reconstruct(
 ) -> Reconstruction:
     """The closed surface of a cloud without normals.
 
-    Walls and rods come out down to a thickness of about the spacing of the points (`clouds.spacing`): 8,192 points halve
-    what 2,048 can resolve.
+    Walls and rods come out down to a thickness of about the spacing of the points (`clouds.spacing`): 8,192 points
+    halve what 2,048 can resolve.
 
     Args:
         points: (P, 3), in any order and unit. Of more than 16,384, so many are drawn at random.
@@ -91,9 +91,7 @@ def reconstruct(
     """
     points = check_cloud(points, MIN_POINTS)
     if resolution is not None and not 8 <= resolution <= MAX_RESOLUTION:
-        raise InputError(
-            f"resolution is {resolution}, expected 8-{MAX_RESOLUTION} cells along the longest side"
-        )
+        raise InputError(f"resolution is {resolution}, expected 8-{MAX_RESOLUTION} cells along the longest side")
     distinct = np.unique(points, axis=0)
     kept = distinct[inliers(distinct)] if drop_stray else distinct
     used = thinned(check_cloud(kept, MIN_POINTS), MAX_SOURCES, seed)
@@ -110,9 +108,7 @@ def reconstruct(
         bridged = _bridged_share(mesh, used, _BRIDGE_SPACINGS * pitch)
         if best is None or bridged < best.bridged:
             occupancy = occupancy_volume(used, oriented_normals(used, field))
-            best = Reconstruction(
-                mesh, field, edge, len(used), len(distinct) - len(kept), bubbles, bridged, occupancy
-            )
+            best = Reconstruction(mesh, field, edge, len(used), len(distinct) - len(kept), bubbles, bridged, occupancy)
         # A smoothing that was asked for stays; the others are for walls that the first closed over.
         if best.bridged <= _ACCEPTED_BRIDGES or smoothing is not None:
             break
@@ -142,7 +138,7 @@ def _reconstruct_item(item: tuple[np.ndarray, int | None, float | None]) -> Reco
 
 
 def occupancy_volume(points: np.ndarray, normals: np.ndarray, count: int = 16_384) -> float:
-    """Volume that a cloud with outward normals encloses, without a mesh: the share of its box with winding number > 1/2.
+    """Volume that a cloud with outward normals encloses, without a mesh: the part of its box with winding number > 1/2.
 
     Each point is a dipole of the area that it stands for, from the distance to its neighbours on the same side of the
     wall; the box is sampled with a Sobol sequence. Good to a few percent.
@@ -191,9 +187,7 @@ def _level_set(field: WindingField, points: np.ndarray, cell: float) -> tuple[tr
         near = np.zeros(values.shape, dtype=bool)
         near[tuple(np.rint((points - low) / step).astype(int).T)] = True
         near = ndimage.binary_dilation(near, iterations=2)
-        near |= (ndimage.maximum_filter(values, 3) > field.level) & (
-            ndimage.minimum_filter(values, 3) <= field.level
-        )
+        near |= (ndimage.maximum_filter(values, 3) > field.level) & (ndimage.minimum_filter(values, 3) <= field.level)
         where = np.argwhere(near)
         values[near] = field(low + step * where)
     inner = (slice(1, -1),) * 3
@@ -203,9 +197,7 @@ def _level_set(field: WindingField, points: np.ndarray, cell: float) -> tuple[tr
     closed = np.where(np.abs(closed - field.level) < 1e-5, np.float32(field.level - 1e-5), closed)
     if not (closed > field.level).any():
         raise InputError("the points enclose no volume; expected points on the surface of a solid")
-    vertices, faces, _, _ = marching_cubes(
-        closed, field.level, spacing=(step,) * 3, gradient_direction="ascent"
-    )
+    vertices, faces, _, _ = marching_cubes(closed, field.level, spacing=(step,) * 3, gradient_direction="ascent")
     return trimesh.Trimesh(vertices + low, faces, process=True), step
 
 

@@ -2,10 +2,9 @@
 
 Gauss: for a closed surface with outward normal n, the integral of n . (y - x) / (4 pi |y - x|^3) over y is 1 for x
 inside, 1/2 on the surface and 0 outside. With the cloud's points as sources, each with an unknown moment (area times
-normal), "1/2 at every point" is a linear system whose regularised smallest solution gives the moments, hence the normals with
-a consistent orientation and the field everywhere. No normals are asked for, and walls as thin as the distance between
-points come out as walls. Parametric Gauss reconstruction: Lin, Xiao, Shi, Wang, ACM Trans. Graph. 2022, 42(2), 18
-(arXiv 2201.07510).
+normal), "1/2 at every point" is a linear system whose regularised smallest solution gives the moments, hence normals of
+one orientation and the field everywhere. No normals are asked for, and walls as thin as the distance between points
+come out as walls. Parametric Gauss reconstruction: Lin, Xiao, Shi, Wang, ACM Trans. Graph. 2022, 42(2), 18.
 
 Here the kernel is (y - x) / (4 pi (|y - x|^2 + width^2)^(3/2)) with one width for all sources. Then every product with
 the (P, 3 P) matrix of the system reduces to products with one symmetric (P, P) matrix, and conjugate gradients need a
@@ -94,13 +93,9 @@ def fit_winding_field(
     """
     points = check_cloud(points, minimum=16)
     if len(points) > MAX_SOURCES:
-        raise InputError(
-            f"got {len(points)} points, a winding field takes at most {MAX_SOURCES}; thin the cloud first"
-        )
+        raise InputError(f"got {len(points)} points, a winding field takes at most {MAX_SOURCES}; thin the cloud first")
     if smoothing is not None and not smoothing >= 1:
-        raise InputError(
-            f"smoothing is {smoothing}, expected at least 1 (1 interpolates, 2.5 suits noisy clouds)"
-        )
+        raise InputError(f"smoothing is {smoothing}, expected at least 1 (1 interpolates, 2.5 suits noisy clouds)")
     if width is None:
         width = spacing(points)
     if not width > 0:
@@ -194,9 +189,7 @@ def _gather(queries: np.ndarray, sums: np.ndarray) -> np.ndarray:
     return sums[..., 3] - np.einsum("qc,...qc->...q", queries, sums[..., :3])
 
 
-def _conjugate_gradients(
-    system: Callable[[np.ndarray], np.ndarray], right: np.ndarray, tolerance: float
-) -> np.ndarray:
+def _conjugate_gradients(system: Callable[[np.ndarray], np.ndarray], right: np.ndarray, tolerance: float) -> np.ndarray:
     """Solve symmetric positive systems with right sides (K, P) float32 in step, until all residuals are small enough.
 
     Own code because SciPy's solves one system at a time, in float64: eight times the memory traffic.

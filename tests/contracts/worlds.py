@@ -1,8 +1,8 @@
 """Closed-form worlds: data laws and quadratic rewards whose tilted law is known, and policies that can represent it.
 
-Data x_0 ~ p, reward r(x) = -|x - target|^2 / (2 spread^2) in the process's subspace; the tilted law p exp(r / tau) / Z of
-a Gaussian is a Gaussian and that of a mixture a mixture. The reference is the analytic denoiser. Of a Gaussian the chain
-of K steps is known exactly, too: its own law, and the best that mean-only kernels can do (`GaussianWorld.best_chain`).
+Data x_0 ~ p, reward r(x) = -|x - target|^2 / (2 spread^2) in the process's subspace: the tilted law p exp(r / tau) / Z
+of a Gaussian is a Gaussian, that of a mixture a mixture. The reference is the analytic denoiser. Of a Gaussian the chain
+of K steps is known exactly, too: its law, and the best that mean-only kernels can do (`GaussianWorld.best_chain`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.algorithms import Algorithm, Cost
 from common.algorithms.rollout import rollout_sampler
-from common.diffusion import X0, LinearLogSNR, Process, Sampler, Space, State, size_mask
+from common.diffusion import X0, DenoiserFunction, LinearLogSNR, Process, Sampler, Space, State, size_mask
 from common.rewards import RewardResult
 
 STEPS = 12
@@ -158,7 +158,7 @@ class GaussianWorld:
 
     def tilted(self, mask: Tensor, of: Moments | None = None) -> Moments:
         """The tilted law of samples of one mask (N,): of the data, or of a law that stands in for it."""
-        of = of or Moments(self.space.project(self.law.mean[None], mask[None])[0], self.std**2)
+        of = of or self._data(mask)
         weight = 1 / (self.tau * self.spread**2)
         precision = 1 / of.variance + weight
         target = self.space.project(self.reward.target[None], mask[None])[0]
@@ -166,7 +166,18 @@ class GaussianWorld:
 
     def reference_chain(self, mask: Tensor) -> Moments:
         """The law of the reference's chain of `steps` steps, exactly."""
-        return self._chain(mask, controlled=False)
+        return self._chain(self._data(mask), mask, controlled=False)
+
+    def tilted_chain(self, mask: Tensor) -> Moments:
+        """The tilted law of that chain: the optimum of the KL-regularised problem over all kernels."""
+        return self.tilted(mask, self.reference_chain(mask))
+
+    def projected_chain(self, mask: Tensor) -> Moments:
+        """The law of the chain whose denoiser is that of the tilted data law: what weighted likelihood aims at."""
+        return self._chain(self.tilted(mask), mask, controlled=False)
+
+    def _data(self, mask: Tensor) -> Moments:
+        return Moments(self.space.project(self.law.mean[None], mask[None])[0], self.std**2)
 
     def best_chain(self, mask: Tensor) -> Moments:
         """The law of the chain that maximises E[r] - tau KL over all mean-only kernels, exactly.
@@ -174,15 +185,15 @@ class GaussianWorld:
         Linear-quadratic control: with v_s(x) = -p |x - q|^2 / 2 and the base's mean mu, the best mean is
         mu - k (mu - q), k = p / (p + tau / std^2), and v_t(x) = -p (1 - k) |mu(x) - q|^2 / 2.
         """
-        return self._chain(mask, controlled=True)
+        return self._chain(self._data(mask), mask, controlled=True)
 
-    def _chain(self, mask: Tensor, controlled: bool) -> Moments:
+    def _chain(self, law: Moments, mask: Tensor, controlled: bool) -> Moments:
         project = self.space.project
         times = self.sampler.times()
         steps = []
         for i, t in enumerate(times[:, None]):
             alpha, sigma = SCHEDULE.alpha_sigma(t)
-            gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
+            gain = alpha * law.variance / (alpha**2 * law.variance + sigma**2)
             rest = 1 - gain * alpha  # x0_hat = rest mean + gain x_t
             if i + 1 == len(times):
                 a, b, std = gain, rest, sigma / alpha
@@ -194,7 +205,7 @@ class GaussianWorld:
                 of_x0 = step(0 * one, one, nothing, t, times[i + 1 : i + 2])
                 a, b, std = of_x.mean[0, 0] + of_x0.mean[0, 0] * gain, of_x0.mean[0, 0] * rest, of_x.std
             steps.append((float(a), float(b), float(std)))
-        mean = project(self.law.mean[None], mask[None])[0]
+        mean = law.mean
         feedback = []
         p, q = 1 / self.spread**2, project(self.reward.target[None], mask[None])[0]
         for a, b, std in reversed(steps):
@@ -265,30 +276,37 @@ class MixtureWorld:
         return State(torch.zeros(count, 2, 1, dtype=torch.float64), mask)
 
     def data(self, count: int, generator: torch.Generator) -> State:
-        return self._draws(self.law.weights, self.law.means[:, 0, 0], self.std, count, generator)
+        return self.draws(self.law, count, generator)
 
-    def tilted_draws(self, count: int, generator: torch.Generator) -> State:
-        """Draws of the tilted law, which is a mixture again."""
-        means, weight = self.law.means[:, 0, 0], 1 / (self.tau * self.spread**2)
+    @property
+    def tilted_law(self) -> MixtureLaw:
+        """The tilted law, which is a mixture again."""
+        weight = 1 / (self.tau * self.spread**2)
         precision = 1 / self.std**2 + weight
-        moved = (means / self.std**2 + weight * self.target) / precision
+        target = self.reward.target
+        moved = (self.law.means / self.std**2 + weight * target) / precision
         wide = self.std**2 + self.tau * self.spread**2
-        weights = (self.law.weights.log() - (means - self.target) ** 2 / (2 * wide)).softmax(dim=0)
-        return self._draws(weights, moved, precision**-0.5, count, generator)
+        gap = (self.law.means - target).square().sum(dim=(1, 2))
+        return MixtureLaw(
+            self.process, moved, (self.law.weights.log() - gap / (2 * wide)).softmax(dim=0), precision**-0.5
+        )
+
+    def draws(self, law: MixtureLaw, count: int, generator: torch.Generator) -> State:
+        """Samples of a mixture law, without a chain."""
+        batch = self.batch(count)
+        which = torch.multinomial(law.weights, count, replacement=True, generator=generator)
+        noise = torch.randn(batch.x.shape, generator=generator, dtype=torch.float64)
+        return batch.replace(x=self.space.project(law.means[which] + law.std * noise, batch.mask))
+
+    def chain_draws(self, denoiser: DenoiserFunction, count: int, generator: torch.Generator) -> State:
+        """Samples of a denoiser's chain of `steps` steps."""
+        return self.sampler.sample(denoiser, self.batch(count).mask, 1, noise_source(generator))
 
     def tilted_chain_draws(self, count: int, generator: torch.Generator) -> State:
         """Draws of the tilted law of the reference's chain of `steps` steps, by weights."""
-        chain = self.sampler.sample(self.law, self.batch(4 * count).mask, 1, noise_source(generator))
+        chain = self.chain_draws(self.law, 4 * count, generator)
         weights = (self.reward(chain).values / self.tau).softmax(dim=0)
         return chain.index(torch.multinomial(weights, count, replacement=True, generator=generator))
-
-    def _draws(
-        self, weights: Tensor, means: Tensor, std: float, count: int, generator: torch.Generator
-    ) -> State:  # fmt: skip
-        batch = self.batch(count)
-        which = torch.multinomial(weights, count, replacement=True, generator=generator)
-        x = means[which] + std * torch.randn(count, generator=generator, dtype=torch.float64)
-        return batch.replace(x=torch.stack([x, torch.zeros_like(x)], dim=1).unsqueeze(-1))
 
     def distance(self, state: State, target: State) -> float:
         """Wasserstein-1 distance of samples to more numerous ones of another law, in units of x."""
@@ -333,9 +351,7 @@ def train(
     policy = world.policy()
     parameters = [*policy.parameters(), *(p for module in algorithm.trained for p in module.parameters())]
     optimiser = torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min(1.0, 2 * (1 - k / (iterations + 1)))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: min(1.0, 2 * (1 - k / (iterations + 1))))
     averaged, cost, metrics, began = copy.deepcopy(policy), Cost(), {}, time.process_time()
     for iteration in range(iterations):
         batch = world.data(count, generator) if algorithm.needs_data else world.batch(count)

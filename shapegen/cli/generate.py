@@ -1,0 +1,142 @@
+"""`shapegen generate`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.atomic import write_json
+from common.cli.app import Verb
+from common.cli.generation import FREE_ON_RESUME, GenerationOptions, sample_in_parts
+from common.cli.options import option
+from common.errors import IncompleteError, InputError
+
+if TYPE_CHECKING:
+    from common.cli.run_directory import RunDirectory
+    from shapegen.data.shapes import ShapeSet
+    from shapegen.model import ShapeModel
+
+logger = logging.getLogger(__name__)
+
+# Samples between two saves.
+_PART = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(GenerationOptions):
+    """Options of `shapegen generate`."""
+
+    points: int = option(2048, "points a shape; any number, also beyond that of training")
+    target: str = option("", "class=NAME: shapes of one class (default: classes as in the training data)")
+    batch_size: int = option(32, "samples at a time")
+    pictures: int = option(40, "shapes in the contact sheet; 0 for no picture")
+
+
+def run(options: GenerateOptions) -> dict[str, Any]:
+    """Generate, write, summarise."""
+    from common.allocator import tune_allocator
+    from common.cli.doctor import pick_device
+    from common.cli.run_directory import RunDirectory
+    from shapegen.pretrained import STORE, load_pretrained
+    from shapegen.results import draw_samples, write_samples
+
+    options.check()
+    tune_allocator()
+    device = pick_device(options.device)
+    model = load_pretrained(options.model, device)
+    class_name = wanted_class(options.target, model.class_names)
+    name = str(model.description.get("name", Path(options.model).name))
+    directory = RunDirectory.create(
+        options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
+    )
+    if options.resume:
+        directory.check_same(options, FREE_ON_RESUME)
+    directory.write_config(options)
+    directory.write_provenance(
+        device=device,
+        seed=options.seed,
+        model=str(STORE.find(options.model)),
+        training_data=model.description.get("data"),
+    )
+    started = time.monotonic()
+    shapes = _sample(options, model, class_name, directory)
+    facts = {
+        "generation": {
+            "samples": len(shapes),
+            "seconds": round(time.monotonic() - started, 2),
+            "network_evaluations": options.steps or model.sampler.steps,
+        }
+    }
+    write_samples(directory.path, shapes)
+    write_json(directory / "metrics.json", facts)
+    if options.pictures > 0 and len(shapes):
+        draw_samples(directory / "samples.png", shapes, options.pictures)
+    if not options.json:
+        _summarise(directory, shapes, facts["generation"]["seconds"])
+    if len(shapes) < options.num_samples and not options.allow_partial:
+        raise IncompleteError(
+            f"{len(shapes)} of {options.num_samples} shapes; the rest: the same command with --resume"
+        )
+    return {"output_dir": str(directory.path), **facts}
+
+
+def wanted_class(target: str, class_names: tuple[str, ...]) -> str | None:
+    """The class that `--target` asks for, or None where nothing was asked.
+
+    Raises:
+        InputError: the model has no classes, or not this one, or something else was asked of it.
+    """
+    from common.rewards.conditions import parse
+    from common.rewards.goals import Category
+    from common.rewards.quantity import Quantity, find_quantity
+
+    if not target:
+        return None
+    if not class_names:
+        raise InputError(f"got --target '{target}', but this model has no classes")
+    known = [Quantity(name="class", description="kind of shape", categories=class_names)]
+    conditions = parse(target, lambda name, _: find_quantity(name, known, "target"))
+    goal = conditions[0].goal
+    if len(conditions) != 1 or not isinstance(goal, Category):
+        raise InputError(f"got --target '{target}', expected class=NAME with one of {', '.join(class_names)}")
+    return goal.label
+
+
+def _sample(
+    options: GenerateOptions, model: ShapeModel, class_name: str | None, directory: RunDirectory
+) -> ShapeSet:  # fmt: skip
+    """All samples, or those that were made before Ctrl-C."""
+    from shapegen.data.shapes import ShapeSet
+
+    def make(start: int, count: int, progress: Callable[[int], None]) -> ShapeSet:
+        return model.sample(
+            count, points=options.points, class_name=class_name, steps=options.steps, solver=options.solver,
+            eta=options.eta, seed=options.seed, start=start, batch_size=options.batch_size,
+            precision=options.precision, progress=progress,
+        )  # fmt: skip
+
+    parts = sample_in_parts(
+        directory / "parts", options.num_samples, _PART,
+        make=make, save=lambda part, path: part.save(path), load=ShapeSet.load,
+    )  # fmt: skip
+    if not parts:
+        return model.sample(0, points=options.points)
+    shapes = ShapeSet.concatenate(parts)
+    # A run that was longer before keeps its parts; this one shows what it was asked for.
+    return shapes.select(range(min(len(shapes), options.num_samples)))
+
+
+def _summarise(directory: RunDirectory, shapes: ShapeSet, seconds: float) -> None:
+    print(f"{len(shapes)} shapes of {shapes.num_points} points in {seconds:.1f} s")
+    counts = ", ".join(f"{count} {name}" for name, count in shapes.class_counts.items() if count)
+    print(f"  {counts}")
+    for file in ("samples", "samples.npz", "samples.csv", "samples.png"):
+        if (directory / file).exists():
+            print(f"  {directory / file}")
+
+
+VERB = Verb("generate", "generate shapes", GenerateOptions, run)
