@@ -27,9 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.algorithm import require_temperature, scalars, score_with_gradient
+from common.algorithms.algorithm import regress, require_temperature, scalars, score_with_gradient
 from common.algorithms.experience import Cost, Experience
-from common.algorithms.rgdm import regress
 from common.algorithms.rollout import kernel, kernel_of, require_memoryless, rollout
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource

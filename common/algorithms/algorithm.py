@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.experience import Experience
-from common.diffusion import DenoiserFunction, State
+from common.diffusion import DenoiserFunction, State, Transition
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
 from common.rewards import Reward
@@ -138,6 +138,13 @@ def require_temperature(tau: float) -> None:
 
 def _valid_only(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, torch.full_like(values, torch.nan))
+
+
+def regress(step: Transition, target: Tensor, weights: Tensor) -> Tensor:
+    """Scalar mean over M steps of weights (M,) times ||target (M, N, D) - mean||^2 / (2 std^2): -log p, but for a
+    constant."""
+    squared = step.space.project(target - step.mean, step.mask).square().sum(dim=(1, 2))
+    return (weights * squared / (2 * step.std**2)).mean()
 
 
 def scalars(**values: float | Tensor) -> Mapping[str, Tensor]:

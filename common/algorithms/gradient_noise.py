@@ -1,14 +1,19 @@
 """Variance of gradient estimators on the same states: pay-off samples against policy gradient.
 
-RGDM's claim (arXiv 2304.07132) is that its gradient varies less. Here both see the same states x_t and the same number
-of candidate steps K from the policy, each scored in the same way:
+RGDM's claim (arXiv 2304.07132) is that its gradient varies less. Here all see the same states x_t, with K candidate
+steps of the policy at each:
 
-    rgdm              sum_k w_k grad log p_theta(x^k | x_t),            w = softmax(r / tau + log p_ref - log p_theta)
-    policy_gradient   1 / (K - 1) sum_k (A_k - mean A) grad log p_theta(x^k | x_t),   A = r / tau - log p_theta / p_ref
+    rgdm                      sum_k (w_k - 1 / K) grad log p_theta(x^k | x_t),
+                              w = softmax(r / tau + log p_ref - log p_theta)
+    policy_gradient           1 / (K - 1) sum_k (A_k - mean A) grad log p_theta(x^k | x_t),
+                              A = r / tau - log p_theta / p_ref, from the same candidates, scored in the same way
+    policy_gradient_returns   as policy_gradient, but r is that of a whole chain drawn from each candidate by the
+                              reference (which is the policy at step 0): the returns that DDPO goes by
 
-At p_theta = p_ref both have, to first order in r / tau, the same mean; after that their means differ, the one being the
-gradient of KL(q* || p_theta) and the other of KL(p_theta || q*). So what is compared is the variance relative to the
-squared mean: how many draws it takes to know the direction.
+At p_theta = p_ref all have, to first order in r / tau, the same direction; after that their means differ, the first
+being the gradient of KL(q* || p_theta) and the others of KL(p_theta || q*). Weights are bounded by 1 and advantages by
+nothing, so that variances alone do not compare: `relative` is the variance over the squared mean, that is, how many
+draws it takes to know the direction.
 """
 
 from __future__ import annotations
@@ -58,7 +63,7 @@ def compare_gradients(
     generator: torch.Generator,
     draws: int = 32,
 ) -> dict[str, GradientNoise]:
-    """`rgdm` and `policy_gradient` -> noise of their gradients at M states, from the same candidates.
+    """Name of each estimator -> noise of its gradient at M states.
 
     Args:
         rgdm: says how candidates are drawn and scored; its proposal has to be `policy` and its explore_std 1.
@@ -77,17 +82,22 @@ def compare_gradients(
             f"got proposal '{rgdm.proposal}', explore_std {rgdm.explore_std} and {draws} draws; expected 'policy', 1 "
             "and at least 2, so that both methods see the same candidates"
         )
-    found: dict[str, list[Tensor]] = {"rgdm": [], "policy_gradient": []}
+    chains = replace(rgdm, look_ahead=rgdm.sampler.steps)
+    found: dict[str, list[Tensor]] = {"rgdm": [], "policy_gradient": [], "policy_gradient_returns": []}
     with torch.no_grad():
         base = kernel(reference, rgdm.sampler, before, steps)
     for _ in range(draws):
         drawn = rgdm.draw(policy, reference, reward, before, steps, generator)
-        weights = {"rgdm": drawn.weights}
-        weights["policy_gradient"] = _advantages(rgdm, drawn, base, kernel(policy, rgdm.sampler, before, steps))
-        for name, values in weights.items():
-            own = kernel(policy, rgdm.sampler, before, steps)
-            objective = (values * _log_prob(own, drawn.after)).sum(dim=1).mean()
-            gradients = torch.autograd.grad(objective, list(parameters), allow_unused=True)
+        returned = chains.draw(policy, reference, reward, before, steps, generator)
+        own = kernel(policy, rgdm.sampler, before, steps)
+        estimates = {
+            "rgdm": (drawn, drawn.weights - drawn.weights.sum(dim=1, keepdim=True) / rgdm.candidates),
+            "policy_gradient": (drawn, _advantages(rgdm, drawn, base, own)),
+            "policy_gradient_returns": (returned, _advantages(rgdm, returned, base, own)),
+        }
+        for name, (candidates, values) in estimates.items():
+            objective = (values * _log_prob(own, candidates.after)).sum(dim=1).mean()
+            gradients = torch.autograd.grad(objective, list(parameters), allow_unused=True, retain_graph=True)
             flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
             found[name].append(torch.cat([g.flatten() for g in flat]))
     return {name: _noise(torch.stack(gradients)) for name, gradients in found.items()}

@@ -2,11 +2,20 @@
 
 Reward-weighted regression (Peters and Schaal 2007; for diffusion models arXiv 2302.12192 and arXiv 2407.13734, section
 6.1). Over samples of the base, weights exp(r(x_0) / tau) make the denoising loss that of the tilted law itself: its
-minimum is the optimum, whatever the number of steps. Over samples of the policy the weights also need the ratio
-p_ref(path) / p_theta(path), without which the tilt repeats itself, update by update: `corrected`.
+minimum is the optimum, whatever the number of steps. Over samples of the policy that loss would tilt again what is
+tilted already; there the weights are w = exp(r / tau) p_ref(path) / p_theta(path), of mean 1, and what they weigh is
+the likelihood of the path's own steps (the cross-entropy method in path space, arXiv 1407.8161). Its optimum is the
+kernel-wise projection of the tilted chain, and near it the weights are even.
 
-Known bias: none but the self-normalisation of the weights, of order 1 / batch; but the effective sample size falls as
-the tilt grows (and, corrected, as the policy leaves the base), which costs variance.
+Our choices for `policy`: a step of the path is x_s = mu + noise; what it is regressed onto is mu + (w - 1) noise instead
+of x_s with weight w, which has the same gradient on average and none of the noise that even weights would leave.
+(The ratio with the denoising loss, which we tried first, runs away: chains of few steps are narrower than the data that
+their denoiser was fitted to, so every round narrows, until one sample has all the weight.)
+
+Known biases: the self-normalisation of the weights, of order 1 / batch. A denoiser fitted to tilted data has, in few
+steps, the narrower chain that any denoiser has: `data` and `reference` reach the tilted law in many steps. The
+effective sample size falls with the tilt, and for `policy` with the distance of the policy from the optimum, all
+degrees of freedom and steps together: it is for small systems.
 """
 
 from __future__ import annotations
@@ -17,10 +26,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.algorithm import require_temperature, scalars, score
+from common.algorithms.algorithm import Scored, regress, require_temperature, scalars, score
 from common.algorithms.experience import Cost, Experience
 from common.algorithms.likelihood import Likelihood
-from common.algorithms.rollout import kernel, require_density, rollout
+from common.algorithms.rollout import kernel, kernel_of, require_density, rollout
 from common.diffusion import Denoiser, DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -35,19 +44,16 @@ class RewardWeighted:
     """The denoising loss under weights softmax(r / tau).
 
     Attributes:
-        sampler: draws the samples; for `data` it is not used.
+        sampler: draws the samples; for `data` it is not used. See `rollout_sampler` for `policy`.
         tau: temperature.
         source: `data` (the batch itself), `reference` (samples of the base) or `policy`.
-        corrected: for `policy`: multiply the weights by p_ref(path) / p_theta(path). Without it the method climbs on,
-            to ever lower temperatures.
-        likelihood: the loss that is weighted.
+        likelihood: the loss that is weighted; not for `policy`.
         epochs: see `Algorithm`; times and noise stay the same within an experience.
     """
 
     sampler: Sampler
     tau: float
     source: str = "reference"
-    corrected: bool = True
     likelihood: Likelihood = field(default_factory=Likelihood)
     epochs: int = 1
 
@@ -57,7 +63,7 @@ class RewardWeighted:
             raise InputError(
                 f"got source '{self.source}'{nearest(self.source, SOURCES)}; expected one of {', '.join(SOURCES)}"
             )
-        if self.source == "policy" and self.corrected:
+        if self.source == "policy":
             require_density(self.sampler)
 
     @property
@@ -79,32 +85,52 @@ class RewardWeighted:
         noise: NoiseSource,
         generator: torch.Generator,
     ) -> Experience:
-        """See `Algorithm`: B clean states with weight, time and noise."""
-        clean, log_weight, cost = batch, batch.x.new_zeros(len(batch)), Cost()
-        if self.source != "data":
-            chains = rollout(reference if self.source == "reference" else policy, self.sampler, batch, noise)
+        """See `Algorithm`: B clean states with weight, time and noise; for `policy` the steps of B chains."""
+        if self.source == "policy":
+            return self._own_paths(policy, reference, reward, batch, noise)
+        clean, cost = batch, Cost()
+        if self.source == "reference":
+            chains = rollout(reference, self.sampler, batch, noise)
             clean, cost = chains.state(-1), chains.cost
-            if self.source == "policy" and self.corrected:
-                log_weight = self._path_ratio(reference, chains)
-                cost = cost + Cost(evaluations=chains.steps.numel())
         scored = score(reward, clean)
-        logits = torch.where(scored.valid, scored.values / self.tau, torch.full_like(scored.values, -torch.inf))
-        # Without any valid sample all weights are zero, and so is the loss.
-        weights = torch.nan_to_num((logits + log_weight).softmax(dim=0)) * len(batch)
-        experience = self.likelihood.experience(clean, generator)
+        weights = self._weights(scored, torch.zeros_like(scored.values))
         return (
-            experience.replace(rewards=scored.values)
+            self.likelihood.experience(clean, generator)
             .with_extra(weight=weights)
             .replace(
-                metrics={
-                    **scored.metrics(),
-                    **scalars(
-                        effective_share=weights.sum() ** 2 / (len(batch) * weights.square().sum()).clamp(min=1e-30)
-                    ),
-                },
+                rewards=scored.values,
+                metrics={**scored.metrics(), **scalars(effective_share=_effective_share(weights))},
                 cost=cost + Cost(reward_calls=len(batch)),
             )
         )
+
+    def _weights(self, scored: Scored, log_ratio: Tensor) -> Tensor:
+        """(B,) of mean 1; all zero where no sample is valid."""
+        logits = torch.where(scored.valid, scored.values / self.tau + log_ratio, torch.full_like(log_ratio, -torch.inf))
+        return torch.nan_to_num(logits.softmax(dim=0)) * len(logits)
+
+    def _own_paths(
+        self, policy: DenoiserFunction, reference: DenoiserFunction, reward: Reward, batch: State, noise: NoiseSource
+    ) -> Experience:
+        chains = rollout(policy, self.sampler, batch, noise)
+        scored = score(reward, chains.state(-1))
+        log_ratio = self._path_ratio(reference, chains)
+        weights = self._weights(scored, log_ratio)
+        mean = torch.stack([
+            kernel_of(chains.extra["x0_hat"][:, k], self.sampler, chains.state(k), chains.steps[:, k]).mean
+            for k in range(chains.length)
+        ], dim=1)  # fmt: skip
+        excess = torch.where(weights.any(), weights - 1, torch.zeros_like(weights))
+        return chains.replace(
+            rewards=scored.values,
+            log_prob=None,
+            extra={"target": mean + excess[:, None, None, None] * (chains.path[:, 1:] - mean)},
+            metrics={
+                **scored.metrics(),
+                **scalars(effective_share=_effective_share(weights), path_kl=-log_ratio.mean()),
+            },
+            cost=chains.cost + Cost(reward_calls=len(batch), evaluations=chains.steps.numel()),
+        ).flat()
 
     @torch.no_grad()
     def _path_ratio(self, reference: DenoiserFunction, chains: Experience) -> Tensor:
@@ -120,5 +146,14 @@ class RewardWeighted:
     def loss(
         self, policy: Denoiser, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over rows of weight times the denoising loss."""
-        return self.likelihood.replayed(policy, experience, experience.extra["weight"])
+        """Mean over rows of weight times the denoising loss; for `policy` of -log p_theta of the steps' targets."""
+        if self.source != "policy":
+            return self.likelihood.replayed(policy, experience, experience.extra["weight"])
+        step = kernel(policy, self.sampler, experience.state(0), experience.steps[:, 0])
+        loss = regress(step, experience.extra["target"][:, 0], torch.ones_like(step.std))
+        return loss, {"regression": loss.detach()}
+
+
+def _effective_share(weights: Tensor) -> Tensor:
+    """Effective sample size over the sample size, from weights (B,) of mean 1."""
+    return weights.sum() ** 2 / (len(weights) * weights.square().sum()).clamp(min=1e-30)

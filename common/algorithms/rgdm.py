@@ -13,10 +13,11 @@ Our choices: where the candidates come from, their number K, the value of a cand
     kl       q* ~ p_ref(x_s | x_t) exp(v(x_s) / tau)    the optimal kernel of the KL-regularised problem
     payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
 
-both by self-normalised importance weights, whose bias falls as 1 / K. The value of a candidate is the reward of the
-reference's estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s and so pulls too hard at
-noisy times; or of a draw of x_0 by a short chain of the reference (`look_ahead` > 1), for which the weights have the
-right mean: E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
+both by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
+without which the gradient of a small tilt is all noise. The value of a candidate is the reward of the reference's
+estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s and so pulls too hard at noisy times;
+or of a draw of x_0 by a short chain of the reference (`look_ahead` > 1), for which the weights have the right mean:
+E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
 
 Known biases: at look_ahead 1 the tilt is too strong (see the closed-form suite). The weight p_ref / proposal spreads
 with the degrees of freedom: explore_std far from 1 leaves few effective samples in large systems. `payoff` has no
@@ -31,7 +32,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.algorithm import require_temperature, scalars, score
+from common.algorithms.algorithm import regress, require_temperature, scalars, score
 from common.algorithms.experience import Cost, Experience
 from common.algorithms.rollout import Counted, kernel, kernel_of, noise_scale, require_density, rollout, step_times
 from common.diffusion import DenoiserFunction, Sampler, State, Transition
@@ -52,6 +53,7 @@ class Candidates:
         before: the M states.
         steps: (M,) long, their places among the sampler's times.
         after: (M, K, N, D).
+        centre: (M, N, D) mean of the proposal that they were drawn from.
         rewards: (M, K) of each candidate's look-ahead, NaN where that could not be scored.
         weights: (M, K) of the pay-off distribution, summing to 1; 0 in rows without any valid candidate.
         cost: of drawing and scoring them.
@@ -60,9 +62,27 @@ class Candidates:
     before: State
     steps: Tensor
     after: Tensor
+    centre: Tensor
     rewards: Tensor
     weights: Tensor
     cost: Cost
+
+    def mean(self) -> Tensor:
+        """(M, N, D) the weighted mean, with the noise of the plain mean taken off.
+
+        The plain mean of the candidates is the proposal's mean but for noise of variance std^2 / K; the weighted mean
+        has the same noise and more. Their difference, added to the known mean, has the same expectation and less
+        variance, sum_k w_k^2 - 1 / K instead of sum_k w_k^2: none where all candidates are equally good.
+        """
+        return (self.weights[:, :, None, None] * self.after).sum(dim=1) - (self.after.mean(dim=1) - self.centre)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """(M, N, D) one candidate each, drawn by weight, with the same noise taken off."""
+        usable = self.weights.sum(dim=1, keepdim=True) > 0
+        table = torch.where(usable, self.weights, torch.ones_like(self.weights)).cpu()
+        chosen = torch.multinomial(table, 1, generator=generator)[:, 0].to(self.steps.device)
+        drawn = self.after[torch.arange(len(chosen), device=chosen.device), chosen]
+        return drawn - (self.after.mean(dim=1) - self.centre)
 
     def effective(self) -> Tensor:
         """(M,) effective sample size 1 / sum_k w_k^2, from 1 to K; 0 in rows without any valid candidate."""
@@ -134,14 +154,7 @@ class Rgdm:
         """See `Algorithm`: B x `visited` rows of one step whose end is the pay-off sample."""
         before, clean, steps, cost = self._states(policy, batch, noise, generator)
         drawn = self.draw(policy, reference, reward, before, steps, generator, clean)
-        if self.resample:
-            usable = drawn.weights.sum(dim=1, keepdim=True) > 0
-            table = torch.where(usable, drawn.weights, torch.ones_like(drawn.weights)).cpu()
-            chosen = torch.multinomial(table, 1, generator=generator)[:, 0].to(steps.device)
-            after = drawn.after[torch.arange(len(steps), device=steps.device), chosen]
-        else:
-            # With sum_k w_k = 1, the weighted loss is that of the weighted mean, but for a constant.
-            after = (drawn.weights[:, :, None, None] * drawn.after).sum(dim=1)
+        after = drawn.sample(generator) if self.resample else drawn.mean()
         usable = drawn.weights.sum(dim=1) > 0
         valid = torch.isfinite(drawn.rewards)
         values = drawn.rewards[valid]
@@ -223,7 +236,7 @@ class Rgdm:
         cost = Cost(reward_calls=len(rows), evaluations=policy.evaluations + reference.evaluations)
         split = (len(before), self.candidates)
         return Candidates(
-            before, steps, after.unflatten(0, split), scored.values.unflatten(0, split), weights, cost
+            before, steps, after.unflatten(0, split), centre.mean, scored.values.unflatten(0, split), weights, cost
         )  # fmt: skip
 
     def _look_ahead(self, reference: DenoiserFunction, ends: State, steps: Tensor, generator: torch.Generator) -> State:
@@ -257,13 +270,6 @@ class Rgdm:
         step = kernel(policy, self.sampler, experience.state(0), experience.steps[:, 0])
         loss = regress(step, experience.path[:, 1], experience.extra["usable"])
         return loss, {"regression": loss.detach()}
-
-
-def regress(step: Transition, target: Tensor, weights: Tensor) -> Tensor:
-    """Scalar mean over M steps of weights (M,) times ||target (M, N, D) - mean||^2 / (2 std^2): -log p, but for a
-    constant."""
-    squared = step.space.project(target - step.mean, step.mask).square().sum(dim=(1, 2))
-    return (weights * squared / (2 * step.std**2)).mean()
 
 
 def _rows(step: Transition, rows: Tensor) -> Transition:

@@ -131,11 +131,12 @@ def _hue(group: int) -> tuple[float, float, float]:
 
 def _draw(ax: Axes, seen: np.ndarray, normals: np.ndarray | None, axes3: np.ndarray, hue: np.ndarray) -> None:
     """Draw one cloud in camera coordinates: x right, y up, z towards the viewer, within [-1, 1]."""
-    pitch = spacing(seen) if len(seen) > 8 and np.ptp(seen, axis=0).max() > 0 else 0.05
+    drawable = len(seen) > 8 and np.ptp(seen, axis=0).max() > 0
+    pitch = spacing(seen) if drawable else 0.05
     pitch = float(np.clip(pitch, 0.008, 0.1))
     _draw_shadow(ax, seen @ axes3, axes3)
     if normals is None:
-        normals = principal_normals(seen, 12) if len(seen) >= 3 else np.tile([0.0, 0.0, 1.0], (len(seen), 1))
+        normals = principal_normals(seen, 12) if drawable else np.tile([0.0, 0.0, 1.0], (len(seen), 1))
     visible = _visible(seen, pitch)
     seen, normals = seen[visible], normals[visible]
     # Signs are unknown: a visible point's normal looks at the viewer.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull
 
 from common.errors import InputError
 from common.workers import Failure, WorkerPool, available_cores
@@ -89,13 +89,10 @@ def drop(mesh: trimesh.Trimesh, up: str = "z", nudge_deg: float = 0.5, duration_
     import mujoco
 
     check_mesh(mesh)
-    used = np.unique(mesh.faces)
+    hull = _hull(upright(mesh.vertices[np.unique(mesh.faces)], up))
     centre, covariance, volume, mass_from = _mass_properties(mesh, up)
-    vertices = upright(mesh.vertices[used], up)
-    longest = float(np.ptp(vertices, axis=0).max())
-    scale = _SIZE_M / longest
-    vertices = (vertices - centre) * scale
-    hull = _hull(vertices)
+    scale = _SIZE_M / float(np.ptp(hull, axis=0).max())
+    hull = (hull - centre) * scale
 
     spec = mujoco.MjSpec()
     spec.option.timestep = _STEP_S
@@ -165,10 +162,7 @@ def _mass_properties(mesh: trimesh.Trimesh, up: str) -> tuple[np.ndarray, np.nda
     """Centre (3,), covariance of the mass (3, 3), volume, and where they are from; in upright axes."""
     solid, source = mesh, "mesh"
     if not (mesh.is_watertight and mesh.is_winding_consistent and abs(mesh.volume) > 0):
-        try:
-            solid, source = mesh.convex_hull, "hull"
-        except QhullError as error:
-            raise InputError("the mesh is flat, expected a body") from error
+        solid, source = mesh.convex_hull, "hull"
     properties = solid.mass_properties
     volume, centre = float(properties.volume), upright(np.asarray(properties.center_mass)[None], up)[0]
     axes = upright(np.eye(3), up)

@@ -1,4 +1,4 @@
-"""The winding number of an unoriented point cloud: a smooth field that is 1 inside the surface and 0 outside.
+"""The winding number of an unoriented point cloud: a smooth field, about 1 inside the surface and 0 outside.
 
 Gauss: for a closed surface with outward normal n, the integral of n . (y - x) / (4 pi |y - x|^3) over y is 1 for x
 inside, 1/2 on the surface and 0 outside. With the cloud's points as sources, each with an unknown moment (area times

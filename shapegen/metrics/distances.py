@@ -1,9 +1,9 @@
 """Distances between point clouds, and matrices of them over two sets of clouds.
 
-Chamfer distance (`cd`): squared Euclidean distance to the nearest point of the other cloud, mean over the points on each
-side, the two sides summed. Earth mover's distance (`emd`): the optimal one-to-one assignment (exact, not an auction or
-Sinkhorn approximation), unsquared Euclidean, mean over the pairs. Both as in PointFlow (Yang et al., ICCV 2019,
-arXiv 1906.12320), whose CUDA EMD is approximate: values of the two don't mix.
+Chamfer distance (`cd`): squared Euclidean distance to the nearest point of the other cloud, mean over the points on
+each side, the two sides summed. Earth mover's distance (`emd`): the optimal one-to-one assignment (exact, not an
+auction or Sinkhorn approximation), unsquared Euclidean, mean over the pairs. Both as in PointFlow (Yang et al., ICCV
+2019, arXiv 1906.12320), whose CUDA EMD is approximate: values of the two don't mix.
 
 On a GPU, Chamfer matrices are computed by `torch_distances`, with the same numbers.
 """

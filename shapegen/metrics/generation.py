@@ -182,9 +182,8 @@ def _share(name: str, hits: int, n: int, rule: str) -> Metric:
 def _joint(within: np.ndarray, between: np.ndarray, within_reference: np.ndarray) -> np.ndarray:
     s, r = between.shape
     if within.shape != (s, s) or within_reference.shape != (r, r):
-        raise InputError(
-            f"got matrices of {within.shape}, {between.shape} and {within_reference.shape}, expected (S, S), (S, R), (R, R)"
-        )
+        shapes = f"{within.shape}, {between.shape} and {within_reference.shape}"
+        raise InputError(f"got matrices of the shapes {shapes}, expected (S, S), (S, R) and (R, R)")
     joint = np.block([[within, between], [between.T, within_reference]])
     np.fill_diagonal(joint, np.inf)
     return joint

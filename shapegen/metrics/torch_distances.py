@@ -1,4 +1,4 @@
-"""Chamfer matrices on a GPU, by pytorch3d where it is installed and by torch otherwise. The numbers are those of SciPy."""
+"""Chamfer matrices on a GPU, by pytorch3d where it is installed and by torch otherwise; SciPy's numbers."""
 
 from __future__ import annotations
 

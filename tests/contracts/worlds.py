@@ -1,8 +1,8 @@
 """Closed-form worlds: data laws and quadratic rewards whose tilted law is known, and policies that can represent it.
 
-Data x_0 ~ p, reward r(x) = -|x - target|^2 / (2 spread^2) in the process's subspace: the tilted law p exp(r / tau) / Z
-of a Gaussian is a Gaussian, that of a mixture a mixture. The reference is the analytic denoiser. Of a Gaussian the chain
-of K steps is known exactly, too: its law, and the best that mean-only kernels can do (`GaussianWorld.best_chain`).
+Data x_0 ~ p, reward r(x) = -|x - target|^2 / (2 spread^2) in the process's subspace. The tilted law p exp(r / tau) / Z
+is a Gaussian if p is one, and a mixture if p is. The reference is the analytic denoiser. Of a Gaussian, the chain of K
+steps is known exactly, too: its law, and the best that mean-only kernels can do (`GaussianWorld.best_chain`).
 """
 
 from __future__ import annotations
