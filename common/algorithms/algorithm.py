@@ -19,10 +19,29 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.experience import Experience
-from common.diffusion import DenoiserFunction, State, Transition
+from common.diffusion import DenoiserFunction, Process, State, Transition
+from common.diffusion.denoiser import Parameterisation
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
 from common.rewards import Reward
+
+
+class Policy(Protocol):
+    """What is trained: a `Denoiser`, a `ControlledDenoiser`, or anything else that has this."""
+
+    @property
+    def process(self) -> Process:
+        """The process that it denoises."""
+        ...
+
+    @property
+    def parameterisation(self) -> Parameterisation:
+        """What its raw output means; weighs the denoising loss."""
+        ...
+
+    def __call__(self, state: State, t: Tensor) -> Tensor:
+        """x0_hat (B, N, D) at times t (B,)."""
+        ...
 
 
 class Algorithm(Protocol):
@@ -45,7 +64,7 @@ class Algorithm(Protocol):
 
     def collect(
         self,
-        policy: DenoiserFunction,
+        policy: Policy,
         reference: DenoiserFunction,
         reward: Reward,
         batch: State,
@@ -65,7 +84,7 @@ class Algorithm(Protocol):
         ...
 
     def loss(
-        self, policy: DenoiserFunction, reference: DenoiserFunction, experience: Experience
+        self, policy: Policy, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar to minimise and scalars for the log. It draws nothing: the same experience gives the same loss."""
         ...

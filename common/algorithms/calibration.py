@@ -32,7 +32,8 @@ def softmax_temperature(logits: Tensor, labels: Tensor) -> float:
     def loss(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
 
-    return math.exp(float(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
+    best = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
+    return math.exp(float(best.x))  # type: ignore[attr-defined]
 
 
 def coverage_error(mean: Tensor, std: Tensor, values: Tensor) -> float:

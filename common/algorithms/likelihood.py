@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.algorithms.algorithm import Policy
 from common.algorithms.experience import Experience
-from common.diffusion import Denoiser, State
+from common.diffusion import State
 from common.errors import InputError
 
 # The quantile function is infinite at 0 and 1.
@@ -36,7 +37,7 @@ class Likelihood:
         if self.focus is not None and not (0 <= self.focus[0] <= 1 and self.focus[2] > 0):
             raise InputError(f"got focus {self.focus}, expected (share in [0, 1], location, scale above 0)")
 
-    def loss(self, denoiser: Denoiser, batch: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, denoiser: Policy, batch: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss and the mean of each of its parts, for clean states.
 
         Times are stratified over the batch: sample i draws from its own i-th part of [0, 1], in random order,
@@ -51,7 +52,7 @@ class Likelihood:
         return Experience(batch.x[:, None], steps, batch.mask, batch.condition, extra={"t": t, "noise": noise})
 
     def replayed(
-        self, denoiser: Denoiser, experience: Experience, weights: Tensor | None = None
+        self, denoiser: Policy, experience: Experience, weights: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `loss`, at the times and noise of an `experience`; weights (M,) multiply the samples' losses."""
         t, noise = experience.extra["t"], experience.extra["noise"]
@@ -73,7 +74,7 @@ class Likelihood:
         return torch.where(_stratified(len(t), generator) < share, focused, t)
 
     def loss_at(
-        self, denoiser: Denoiser, batch: State, t: Tensor, noise: Tensor, weights: Tensor | None = None
+        self, denoiser: Policy, batch: State, t: Tensor, noise: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `loss`, at given times t (B,) and standard Gaussian noise (B, N, D), samples weighted by weights (B,)."""
         process = denoiser.process

@@ -52,9 +52,10 @@ class ValueNetwork(nn.Module):
     def __init__(self, n_channels: int, width: int = 64) -> None:
         super().__init__()
         self.point = nn.Sequential(nn.Linear(2 * n_channels + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.whole = nn.Sequential(nn.Linear(width + 2, width), nn.SiLU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.whole[2].weight)
-        nn.init.zeros_(self.whole[2].bias)
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.whole = nn.Sequential(nn.Linear(width + 2, width), nn.SiLU(), last)
 
     def forward(self, state: State, t: Tensor) -> Tensor:
         """(M,) v / tau of noisy states at times t (M,)."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from common.algorithms.algorithm import Policy
 from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
-from common.diffusion import Denoiser, DenoiserFunction, State
+from common.diffusion import DenoiserFunction, State
 from common.diffusion.sampler import NoiseSource
 from common.rewards import Reward
 
@@ -53,7 +54,7 @@ class Pretraining:
         return self.likelihood.experience(batch, generator)
 
     def loss(
-        self, policy: Denoiser, reference: DenoiserFunction, experience: Experience
+        self, policy: Policy, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm`."""
         return self.likelihood.replayed(policy, experience)

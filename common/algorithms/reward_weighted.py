@@ -7,15 +7,17 @@ tilted already; there the weights are w = exp(r / tau) p_ref(path) / p_theta(pat
 the likelihood of the path's own steps (the cross-entropy method in path space, arXiv 1407.8161). Its optimum is the
 kernel-wise projection of the tilted chain, and near it the weights are even.
 
-Our choices for `policy`: a step of the path is x_s = mu + noise; what it is regressed onto is mu + (w - 1) noise instead
-of x_s with weight w, which has the same gradient on average and none of the noise that even weights would leave.
+Our choices for `policy`: a step of the path is x_s = mu + noise; what it is regressed onto is mu + (w - 1) noise
+instead of x_s with weight w, which has the same gradient on average and none of the noise that even weights would
+leave. Weights are raised to the largest power up to 1 that leaves `effective_share` of the samples, a step towards the
+optimum instead of all the way; the optimum, where weights are even, stays the fixed point.
 (The ratio with the denoising loss, which we tried first, runs away: chains of few steps are narrower than the data that
 their denoiser was fitted to, so every round narrows, until one sample has all the weight.)
 
 Known biases: the self-normalisation of the weights, of order 1 / batch. A denoiser fitted to tilted data has, in few
 steps, the narrower chain that any denoiser has: `data` and `reference` reach the tilted law in many steps. The
 effective sample size falls with the tilt, and for `policy` with the distance of the policy from the optimum, all
-degrees of freedom and steps together: it is for small systems.
+degrees of freedom and steps together.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.algorithm import Scored, regress, require_temperature, scalars, score
+from common.algorithms.algorithm import Policy, Scored, regress, require_temperature, scalars, score
 from common.algorithms.experience import Cost, Experience
 from common.algorithms.likelihood import Likelihood
 from common.algorithms.rollout import kernel, kernel_of, require_density, rollout
-from common.diffusion import Denoiser, DenoiserFunction, Sampler, State
+from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
 from common.named import nearest
@@ -47,6 +49,7 @@ class RewardWeighted:
         sampler: draws the samples; for `data` it is not used. See `rollout_sampler` for `policy`.
         tau: temperature.
         source: `data` (the batch itself), `reference` (samples of the base) or `policy`.
+        effective_share: for `policy`: the share of effective samples below which weights are tempered.
         likelihood: the loss that is weighted; not for `policy`.
         epochs: see `Algorithm`; times and noise stay the same within an experience.
     """
@@ -54,6 +57,7 @@ class RewardWeighted:
     sampler: Sampler
     tau: float
     source: str = "reference"
+    effective_share: float = 0.3
     likelihood: Likelihood = field(default_factory=Likelihood)
     epochs: int = 1
 
@@ -63,6 +67,8 @@ class RewardWeighted:
             raise InputError(
                 f"got source '{self.source}'{nearest(self.source, SOURCES)}; expected one of {', '.join(SOURCES)}"
             )
+        if not 0 < self.effective_share < 1:
+            raise InputError(f"got effective_share {self.effective_share}, expected a number between 0 and 1")
         if self.source == "policy":
             require_density(self.sampler)
 
@@ -93,7 +99,7 @@ class RewardWeighted:
             chains = rollout(reference, self.sampler, batch, noise)
             clean, cost = chains.state(-1), chains.cost
         scored = score(reward, clean)
-        weights = self._weights(scored, torch.zeros_like(scored.values))
+        weights = _weights(self._log_weights(scored))
         return (
             self.likelihood.experience(clean, generator)
             .with_extra(weight=weights)
@@ -104,10 +110,9 @@ class RewardWeighted:
             )
         )
 
-    def _weights(self, scored: Scored, log_ratio: Tensor) -> Tensor:
-        """(B,) of mean 1; all zero where no sample is valid."""
-        logits = torch.where(scored.valid, scored.values / self.tau + log_ratio, torch.full_like(log_ratio, -torch.inf))
-        return torch.nan_to_num(logits.softmax(dim=0)) * len(logits)
+    def _log_weights(self, scored: Scored) -> Tensor:
+        """(B,) r / tau, and minus infinity where not valid."""
+        return torch.where(scored.valid, scored.values / self.tau, torch.full_like(scored.values, -torch.inf))
 
     def _own_paths(
         self, policy: DenoiserFunction, reference: DenoiserFunction, reward: Reward, batch: State, noise: NoiseSource
@@ -115,7 +120,9 @@ class RewardWeighted:
         chains = rollout(policy, self.sampler, batch, noise)
         scored = score(reward, chains.state(-1))
         log_ratio = self._path_ratio(reference, chains)
-        weights = self._weights(scored, log_ratio)
+        log_weights = self._log_weights(scored) + log_ratio
+        plain = _weights(log_weights)
+        weights = _tempered(log_weights, self.effective_share)
         mean = torch.stack([
             kernel_of(chains.extra["x0_hat"][:, k], self.sampler, chains.state(k), chains.steps[:, k]).mean
             for k in range(chains.length)
@@ -127,7 +134,7 @@ class RewardWeighted:
             extra={"target": mean + excess[:, None, None, None] * (chains.path[:, 1:] - mean)},
             metrics={
                 **scored.metrics(),
-                **scalars(effective_share=_effective_share(weights), path_kl=-log_ratio.mean()),
+                **scalars(effective_share=_effective_share(plain), path_kl=-log_ratio.mean()),
             },
             cost=chains.cost + Cost(reward_calls=len(batch), evaluations=chains.steps.numel()),
         ).flat()
@@ -144,7 +151,7 @@ class RewardWeighted:
         return total
 
     def loss(
-        self, policy: Denoiser, reference: DenoiserFunction, experience: Experience
+        self, policy: Policy, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over rows of weight times the denoising loss; for `policy` of -log p_theta of the steps' targets."""
         if self.source != "policy":
@@ -152,6 +159,24 @@ class RewardWeighted:
         step = kernel(policy, self.sampler, experience.state(0), experience.steps[:, 0])
         loss = regress(step, experience.extra["target"][:, 0], torch.ones_like(step.std))
         return loss, {"regression": loss.detach()}
+
+
+def _weights(log_weights: Tensor) -> Tensor:
+    """(B,) weights of mean 1; all zero where no sample is valid."""
+    return torch.nan_to_num(log_weights.softmax(dim=0)) * len(log_weights)
+
+
+def _tempered(log_weights: Tensor, share: float) -> Tensor:
+    """(B,) weights of mean 1, to the largest power up to 1 with this share of effective samples, by bisection."""
+    if _effective_share(_weights(log_weights)) >= share:
+        return _weights(log_weights)
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        power = 0.5 * (low + high)
+        # Minus infinity stays what it is: a failure has no weight at any temperature.
+        enough = _effective_share(_weights(torch.where(log_weights.isinf(), log_weights, power * log_weights))) >= share
+        low, high = (power, high) if enough else (low, power)
+    return _weights(torch.where(log_weights.isinf(), log_weights, low * log_weights))
 
 
 def _effective_share(weights: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class ControlledDenoiser(nn.Module):
     Args:
         base: trained; it is copied, and the copy is frozen.
         controls: what samples can be asked for.
-        rank: of the adapters; every linear layer gets one whose two widths are both above it. 0 for none.
+        rank: of the adapters; every linear layer gets one whose widths are both at least that. 0 for none.
         alpha: the adapters' scale is alpha / rank; None for alpha = rank.
         site: dotted name of the submodule of the network to whose output (B, W), (B, N, W), or (number of real points,
             W) the control's embedding is added; None asks the network for its `control_site`.
@@ -237,7 +237,7 @@ def _adapt(network: nn.Module, rank: int, alpha: float) -> list[LowRank]:
     """Adapters on all linear layers that are wide enough, found by type alone, so that any network will do."""
     adapters = []
     for module in list(network.modules()):
-        if isinstance(module, nn.Linear) and 0 < rank < min(module.weight.shape):
+        if isinstance(module, nn.Linear) and 0 < rank <= min(module.weight.shape):
             adapter = LowRank(module.weight, rank, alpha)
             parametrize.register_parametrization(module, "weight", adapter)
             adapters.append(adapter)
@@ -261,7 +261,7 @@ def _adder(embedding: Tensor, mask: Tensor) -> Callable[[nn.Module, Any, Tensor]
 def _find_site(network: nn.Module, site: str | None) -> str:
     site = getattr(network, "control_site", None) if site is None else site
     names = [name for name, module in network.named_modules() if name and _width_or_none(module) is not None]
-    if site not in names:
+    if site is None or site not in names:
         raise InputError(
             f"got control site {site!r}{nearest(str(site), names)}; expected a submodule of {type(network).__name__} "
             f"that ends in a linear layer, as its time embedding does: {', '.join(names[:12])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from common.errors import InputError
 
@@ -50,7 +50,7 @@ def spacing(points: np.ndarray) -> float:
         points: (P, 3), at least two of them distinct.
     """
     k = min(_NEIGHBOURS, len(points) - 1)
-    distances, _ = cKDTree(points).query(points, k=k + 1)
+    distances, _ = KDTree(points).query(points, k=k + 1)
     order = np.arange(1, k + 1)
     # Fewer neighbours than the constant is for: the k-th distance grows as sqrt(k).
     expected = _MEAN_NEIGHBOUR_DISTANCE * np.sqrt(order).mean() / np.sqrt(np.arange(1, _NEIGHBOURS + 1)).mean()
@@ -69,7 +69,7 @@ def inliers(points: np.ndarray, neighbours: int = 8, threshold: float = 6.0) -> 
         threshold: robust standard deviations.
     """
     points = check_cloud(points, minimum=2)
-    distances, _ = cKDTree(points).query(points, k=min(neighbours, len(points) - 1) + 1)
+    distances, _ = KDTree(points).query(points, k=min(neighbours, len(points) - 1) + 1)
     mean = distances[:, 1:].mean(axis=1)
     middle = np.median(mean)
     deviation = 1.4826 * np.median(np.abs(mean - middle))

@@ -15,7 +15,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D
 from scipy.ndimage import gaussian_filter, median_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from common.atomic import atomic_writer
 from common.errors import InputError
@@ -143,7 +143,7 @@ def _draw(ax: Axes, seen: np.ndarray, normals: np.ndarray | None, axes3: np.ndar
     normals = np.where(normals[:, 2:] < 0, -normals, normals)
     light = np.clip(normals @ _LIGHT, 0, 1)
     # Estimated normals are noisy on thin walls: a point is lit as its visible neighbours are.
-    _, near = cKDTree(seen).query(seen, k=min(8, len(seen)))
+    _, near = KDTree(seen).query(seen, k=min(8, len(seen)))
     light = light[near].reshape(len(seen), -1).mean(axis=1)
     depth = (seen[:, 2] - seen[:, 2].min()) / max(float(np.ptp(seen[:, 2])), 1e-9)
     shade = ((0.22 + 0.78 * light) * (0.74 + 0.26 * depth))[:, None]
@@ -152,8 +152,8 @@ def _draw(ax: Axes, seen: np.ndarray, normals: np.ndarray | None, axes3: np.ndar
     low, high = dark + (hue - dark) * (shade / 0.6), hue + (bright - hue) * ((shade - 0.6) / 0.4)
     tone = np.where(shade < 0.6, low, high)
     order = np.argsort(seen[:, 2], kind="stable")
-    # Diameters in the unit of the picture: points overlap a little, so surfaces look closed.
-    sizes = np.full(len(order), 1.4 * pitch)
+    # Diameters in the unit of the picture. Points overlap, so surfaces look closed: less where that hides details.
+    sizes = np.full(len(order), pitch * np.clip(2.2 - 25 * pitch, 1.4, 2.0))
     dots = EllipseCollection(
         sizes, sizes, np.zeros(len(order)), units="xy", offsets=seen[order, :2], offset_transform=ax.transData,
         facecolors=np.clip(tone[order], 0, 1), edgecolors="none", linewidths=0,

@@ -8,6 +8,7 @@ move as one rigid body.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
@@ -71,25 +72,33 @@ def engine_version() -> str | None:
     return importlib.metadata.version("mujoco") if importlib.util.find_spec("mujoco") else None
 
 
-def drop(mesh: trimesh.Trimesh, up: str = "z", nudge_deg: float = 0.5, duration_s: float = DURATION_S) -> Drop:
+def drop(
+    mesh: trimesh.Trimesh,
+    up: str = "z",
+    foot: float = 0.0,
+    nudge_deg: float = 0.5,
+    duration_s: float = DURATION_S,
+) -> Drop:
     """Put a mesh on the floor in its orientation and simulate until it rests, at most 10 s. Deterministic.
 
     Args:
         mesh: any unit; simulated with its longest side at 1 m.
         up: which axis of the mesh points up.
+        foot: what lies at most so high above the lowest point, in the unit of the mesh, is pressed flat onto the floor;
+            at most a fifth of the height. Undersides of meshes reconstructed from points are bumpy by about a grid
+            cell (`Reconstruction.cell`), enough to topple a tall shape that stands firmly.
         nudge_deg: initial lean, towards x and y alike, so that a balance on a tip isn't taken for standing.
         duration_s: simulated time at most.
 
     Raises:
-        InputError: a mesh without faces, area or extension in space, or MuJoCo isn't installed.
+        InputError: a mesh without faces, area or extension in space, a negative foot, or MuJoCo isn't installed.
     """
     if engine_version() is None:
         raise InputError(f"the drop needs MuJoCo, which is not installed; {INSTALL}")
-    # Here, as the rest of the package works without it.
-    import mujoco
-
+    # Here, as the rest of the package works without it; by name, as its stubs lack most of it.
+    mujoco: Any = importlib.import_module("mujoco")
     check_mesh(mesh)
-    hull = _hull(upright(mesh.vertices[np.unique(mesh.faces)], up))
+    hull = _hull(_levelled(upright(mesh.vertices[np.unique(mesh.faces)], up), foot))
     centre, covariance, volume, mass_from = _mass_properties(mesh, up)
     scale = _SIZE_M / float(np.ptp(hull, axis=0).max())
     hull = (hull - centre) * scale
@@ -141,21 +150,43 @@ def drop(mesh: trimesh.Trimesh, up: str = "z", nudge_deg: float = 0.5, duration_
 
 
 def drop_many(
-    meshes: Sequence[trimesh.Trimesh], up: str = "z", workers: int | None = None, timeout_s: float = _TIME_LIMIT_S
+    meshes: Sequence[trimesh.Trimesh],
+    up: str = "z",
+    feet: Sequence[float] | None = None,
+    workers: int | None = None,
+    timeout_s: float = _TIME_LIMIT_S,
 ) -> list[Drop | Failure]:
-    """`drop` over a pool of processes, in the order given; a mesh that can't be simulated gives a `Failure`."""
+    """`drop` over a pool of processes, in the order given; a mesh that can't be simulated gives a `Failure`.
+
+    Args:
+        meshes, up: as in `drop`.
+        feet: the `foot` of each mesh; 0 where None.
+        workers: processes at most; all cores by default.
+        timeout_s: seconds that one mesh may take.
+    """
     if not len(meshes):
         return []
     results: list[Drop | Failure] = [Failure("not run")] * len(meshes)
     with WorkerPool(_drop_item, min(workers or available_cores(), len(meshes)), timeout_s) as pool:
-        for index, result in pool.map((np.asarray(m.vertices), np.asarray(m.faces), up) for m in meshes):
+        items = zip(meshes, [0.0] * len(meshes) if feet is None else feet, strict=True)
+        for index, result in pool.map((np.asarray(m.vertices), np.asarray(m.faces), up, foot) for m, foot in items):
             results[index] = result
     return results
 
 
-def _drop_item(item: tuple[np.ndarray, np.ndarray, str]) -> Drop:
-    vertices, faces, up = item
-    return drop(trimesh.Trimesh(vertices, faces, process=False), up)
+def _drop_item(item: tuple[np.ndarray, np.ndarray, str, float]) -> Drop:
+    vertices, faces, up, foot = item
+    return drop(trimesh.Trimesh(vertices, faces, process=False), up, foot)
+
+
+def _levelled(vertices: np.ndarray, foot: float) -> np.ndarray:
+    """The vertices (V, 3) with those at most `foot` above the lowest at its height."""
+    if not foot >= 0:
+        raise InputError(f"got a foot of {foot}, expected a length of at least 0")
+    low, high = vertices[:, 2].min(), vertices[:, 2].max()
+    levelled = vertices.copy()
+    levelled[vertices[:, 2] <= low + min(foot, 0.2 * (high - low)), 2] = low
+    return levelled
 
 
 def _mass_properties(mesh: trimesh.Trimesh, up: str) -> tuple[np.ndarray, np.ndarray, float, str]:

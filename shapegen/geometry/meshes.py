@@ -89,6 +89,7 @@ def inspect(mesh: trimesh.Trimesh) -> MeshReport:
     sizes = np.bincount(label, minlength=holes)
     loop_lengths = np.bincount(label, weights=lengths, minlength=holes)
     order = np.argsort(-loop_lengths, kind="stable")
+    width, depth, height = np.ptp(mesh.vertices[np.unique(mesh.faces)], axis=0)
     watertight, consistent = bool(mesh.is_watertight), bool(mesh.is_winding_consistent)
     return MeshReport(
         vertices=len(mesh.vertices),
@@ -101,7 +102,7 @@ def inspect(mesh: trimesh.Trimesh) -> MeshReport:
         hole_lengths=tuple(float(loop_lengths[k]) for k in order),
         non_manifold_edges=int((counts > 2).sum()),
         degenerate_faces=int((mesh.area_faces <= 0).sum()),
-        extents=tuple(float(x) for x in np.ptp(mesh.vertices[np.unique(mesh.faces)], axis=0)),
+        extents=(float(width), float(depth), float(height)),
         area=float(mesh.area),
         volume=float(mesh.volume) if watertight and consistent else None,
         euler_number=int(len(np.unique(mesh.faces)) - len(edges) + len(mesh.faces)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from shapegen.geometry.clouds import check_cloud
 from shapegen.geometry.winding import MAX_SOURCES, WindingField, fit_winding_field
@@ -19,7 +19,7 @@ def principal_normals(points: np.ndarray, neighbours: int = 16) -> np.ndarray:
         neighbours: in the neighbourhood, the point included.
     """
     points = check_cloud(points, minimum=3)
-    _, index = cKDTree(points).query(points, k=min(neighbours, len(points)))
+    _, index = KDTree(points).query(points, k=min(neighbours, len(points)))
     near = points[index] - points[index].mean(axis=1, keepdims=True)
     _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", near, near))
     return axes[:, :, 0]
@@ -40,12 +40,12 @@ def oriented_normals(points: np.ndarray, field: WindingField | None = None, neig
     if field is None:
         field = fit_winding_field(thinned(points, MAX_SOURCES))
     directions = field.moments / np.maximum(np.linalg.norm(field.moments, axis=1, keepdims=True), 1e-20)
-    tree = cKDTree(field.points)
+    tree = KDTree(field.points)
     _, index = tree.query(field.points, k=min(neighbours, len(directions)))
     agreement = np.maximum(np.einsum("nc,nkc->nk", directions, directions[index]), 0)
     smooth = np.einsum("nk,nkc->nc", agreement, directions[index])
     smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-20)
-    _, nearest = tree.query((points - field.centre).astype(np.float32))
+    _, nearest = tree.query(((points - field.centre) / field.width).astype(np.float32))
     return smooth[nearest].astype(np.float64)
 
 

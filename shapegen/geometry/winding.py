@@ -47,10 +47,10 @@ class WindingField:
     """A fitted field.
 
     Attributes:
-        points: (P, 3) float32 sources, relative to `centre`.
-        moments: (P, 3) float32, outward normal times the area that the point stands for.
-        centre: (3,) float64.
-        width: of the kernel, in the unit of the points.
+        points: (P, 3) float32 sources, relative to `centre`, in widths of the kernel (so no unit overflows float32).
+        moments: (P, 3) float32, outward normal times the area that the point stands for, in squares of the width.
+        centre: (3,) float64, in the unit of the cloud.
+        width: of the kernel, in the unit of the cloud.
         level: the value where the surface lies: a little below 1/2, the more the smoother.
         smoothing: the factor on the diagonal.
     """
@@ -64,14 +64,14 @@ class WindingField:
 
     def __call__(self, queries: np.ndarray) -> np.ndarray:
         """The field (Q,) float32 at queries (Q, 3)."""
-        queries = (np.asarray(queries) - self.centre).astype(np.float32)
+        queries = ((np.asarray(queries) - self.centre) / self.width).astype(np.float32)
         sources = _sources(self.points, self.moments)
         step = max(64, _BLOCK // len(self.points))
         starts = range(0, len(queries), step)
 
         def block(start: int) -> np.ndarray:
             part = queries[start : start + step]
-            return _gather(part, _inverse_cubes(part, self.points, self.width) @ sources)
+            return _gather(part, _inverse_cubes(part, self.points) @ sources)
 
         with ThreadPoolExecutor(min(available_cores(), max(1, len(starts)))) as pool:
             return np.concatenate([np.empty(0, np.float32), *pool.map(block, starts)])
@@ -120,8 +120,8 @@ def _fit(
     points: np.ndarray, width: float, smoothings: Sequence[float], tolerance: float = _TOLERANCE
 ) -> list[WindingField]:
     centre = (points.max(axis=0) + points.min(axis=0)) / 2
-    x = (points - centre).astype(np.float32)
-    matrix = _inverse_cubes(x, x, width)
+    x = ((points - centre) / width).astype(np.float32)
+    matrix = _inverse_cubes(x, x)
     columns = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
     systems = len(smoothings)
 
@@ -155,14 +155,13 @@ def _fit(
     ]
 
 
-def _inverse_cubes(queries: np.ndarray, points: np.ndarray, width: float) -> np.ndarray:
-    """(Q, P) float32: 1 / (4 pi (|y - x|^2 + width^2)^(3/2))."""
-    floor = np.float32(width) ** 2
+def _inverse_cubes(queries: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(Q, P) float32: 1 / (4 pi (|y - x|^2 + 1)^(3/2))."""
     squares = queries @ points.T
     squares *= np.float32(-2)
     squares += np.einsum("qc,qc->q", queries, queries)[:, None]
-    squares += np.einsum("pc,pc->p", points, points) + floor
-    np.maximum(squares, floor, out=squares)  # rounding
+    squares += np.einsum("pc,pc->p", points, points) + np.float32(1)
+    np.maximum(squares, np.float32(1), out=squares)  # rounding
     cubes = np.sqrt(squares)
     cubes *= squares
     return np.divide(np.float32(1 / (4 * np.pi)), cubes, out=cubes)

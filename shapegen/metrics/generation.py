@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from common.errors import InputError
 from shapegen.metrics.intervals import Metric, from_draws, resamples
@@ -233,10 +233,10 @@ def _resampled_test(
 
 
 @lru_cache(maxsize=1)
-def _grid() -> cKDTree:
+def _grid() -> KDTree:
     line = np.arange(_JSD_CELLS) / (_JSD_CELLS - 1) - 0.5
     nodes = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-    return cKDTree(nodes[np.linalg.norm(nodes, axis=1) <= 0.5])
+    return KDTree(nodes[np.linalg.norm(nodes, axis=1) <= 0.5])
 
 
 def _cell_counts(clouds: np.ndarray) -> tuple[csr_array, int]:

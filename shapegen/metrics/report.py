@@ -196,10 +196,11 @@ def evaluate(
     with distance_pool(workers or available_cores()) as pool:
         judge = _Judge(protocol, seed, pool, device, progress)
         metrics, oracle = [share], []
-        for kind, shapes, points in (
+        sizes: tuple[tuple[Kind, int | None, int | None], ...] = (
             ("cd", protocol.cd_shapes, protocol.cd_points),
             ("emd", protocol.emd_shapes, protocol.emd_points),
-        ):
+        )
+        for kind, shapes, points in sizes:
             found = judge.compare(kind, samples, reference, train, shapes, points, kind)
             metrics += found.metrics
             oracle += found.oracle
@@ -394,7 +395,9 @@ def _checked(clouds: np.ndarray, what: str) -> np.ndarray:
 def _mended(samples: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The samples with broken ones collapsed, and which were (S,) bool."""
     samples = np.asarray(samples)
-    broken = ~np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
+    if samples.ndim != 3 or not len(samples):
+        return _checked(samples, "sample"), np.zeros(0, dtype=bool)
+    broken = np.logical_not(np.isfinite(samples).all(axis=(1, 2)))
     if broken.any():
         samples = samples.copy()
         samples[broken] = reference.reshape(-1, 3).mean(axis=0)

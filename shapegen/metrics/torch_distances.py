@@ -65,6 +65,7 @@ def _nearest(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _nearest_pytorch3d(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    from pytorch3d.ops import knn_points
+    # No wheel exists, so most installations lack it.
+    from pytorch3d.ops import knn_points  # pyright: ignore[reportMissingImports]
 
     return knn_points(x.contiguous(), y.contiguous(), K=1).dists[..., 0].double().mean(1)

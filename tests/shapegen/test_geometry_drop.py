@@ -91,3 +91,14 @@ def test_bad_meshes():
         drop(trimesh.Trimesh(np.zeros((3, 3)), np.zeros((0, 3), int), process=False))
     with pytest.raises(InputError, match="up axis"):
         drop(trimesh.creation.box((1, 1, 1)), up="w")
+
+
+def test_a_bumpy_underside_is_levelled_on_demand():
+    tall = trimesh.creation.box((0.3, 0.15, 1.0))
+    tall = trimesh.boolean.union([tall, trimesh.creation.box((0.31, 0.01, 0.1)).apply_translation((0, -0.05, -0.465))])
+    assert not drop(tall).stable
+    assert drop(tall, foot=0.02).tilt_deg < 1
+    tip = turned(trimesh.creation.cone(0.3, 1.0), 180, (1, 0, 0))
+    assert not drop(tip, foot=0.015).stable
+    with pytest.raises(InputError, match="at least 0"):
+        drop(tall, foot=-0.5)
