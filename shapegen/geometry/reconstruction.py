@@ -176,7 +176,7 @@ def _areas(points: np.ndarray, normals: np.ndarray, neighbours: int = 32) -> np.
     """(P,) area that each point stands for: pi r^2 / m within the radius r of the m-th neighbour that faces its way."""
     k = min(neighbours, len(points) - 1)
     distances, index = KDTree(points).query(points, k=k + 1)
-    same = np.einsum("nc,nkc->nk", normals, normals[index[:, 1:]]) > 0.3
+    same = np.einsum("nc,nkc->nk", normals, normals[np.asarray(index)[:, 1:]]) > 0.3
     rank = np.cumsum(same, axis=1)
     # The 8th neighbour of the same side, or the last there is.
     wanted = np.clip(same.sum(axis=1), 1, 8)

@@ -16,6 +16,7 @@ from common.workers import WorkerPool, available_cores
 from shapegen.metrics.distances import Kind, distance_matrix, distance_pool, pair_seconds
 from shapegen.metrics.generation import divergence_metrics, matrix_metrics
 from shapegen.metrics.intervals import Metric, from_draws, resamples
+from shapegen.metrics.protocols import Protocol, find_protocol
 
 logger = logging.getLogger(__name__)
 
@@ -27,37 +28,6 @@ _CLOSE_SHARE = 0.05
 # What takes longer on one core is announced.
 _LONG_S = 60.0
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How many shapes and points enter; None means all. Values under different protocols don't compare.
-
-    Attributes:
-        name: stands in the results.
-        cd_shapes, cd_points: of each set for Chamfer metrics and JSD.
-        emd_shapes, emd_points: of each set for the earth mover's, whose cost grows as the 2.5th power of the points.
-        class_shapes, class_points: of each set for the Chamfer metrics of one class.
-        class_kinds: distances that are taken by class.
-        train_shapes, train_points: training shapes that novelty is measured against, and points of each.
-    """
-
-    name: str
-    cd_shapes: int | None = None
-    cd_points: int | None = None
-    emd_shapes: int | None = None
-    emd_points: int | None = None
-    class_shapes: int | None = None
-    class_points: int | None = None
-    class_kinds: tuple[Kind, ...] = ("cd", "emd")
-    train_shapes: int | None = None
-    train_points: int | None = None
-
-
-# One to two minutes on two cores with a dozen classes; intervals of 1-NNA of about +-8 points, by class of +-13.
-QUICK = Protocol("quick", 100, 1024, 48, 512, 40, 512, ("cd",), 256, 512)
-FULL = Protocol("full")
-PROTOCOLS: Mapping[str, Protocol] = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True)
@@ -166,7 +136,7 @@ def evaluate(
     Raises:
         InputError: wrong shapes, NaN in the reference or training set, fewer than 5 shapes, or an unknown mode.
     """
-    protocol = _protocol(mode)
+    protocol = mode if isinstance(mode, Protocol) else find_protocol(mode)
     reference, train = _checked(reference, "reference"), None if train is None else _checked(train, "training")
     samples, broken = _mended(samples, reference)
     classes = [
@@ -371,14 +341,6 @@ def _median(name: str, distances: np.ndarray, weights: np.ndarray, rule: str) ->
 
 def _least(*sizes: int | None) -> int:
     return min(size for size in sizes if size is not None)
-
-
-def _protocol(mode: str | Protocol) -> Protocol:
-    if isinstance(mode, Protocol):
-        return mode
-    if mode not in PROTOCOLS:
-        raise InputError(f"got the mode '{mode}', expected one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[mode]
 
 
 def _checked(clouds: np.ndarray, what: str) -> np.ndarray:

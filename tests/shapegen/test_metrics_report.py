@@ -6,7 +6,8 @@ import pytest
 from common.errors import InputError
 from shapegen.metrics.distances import distance_matrix
 from shapegen.metrics.generation import nearest_neighbour_test
-from shapegen.metrics.report import QUICK, Protocol, evaluate, unit_frame
+from shapegen.metrics.protocols import QUICK, Protocol
+from shapegen.metrics.report import evaluate, unit_frame
 
 SMALL = Protocol("small", 20, 32, 10, 16, 8, 16, ("cd",), 24, 16)
 
