@@ -32,7 +32,7 @@ class GenerationOptions(CommonOptions):
     seed: int = option(0, "seed; the same seed gives the same samples, whatever the batch size")
     batch_size: int = option(128, "samples at a time")
     device: str = option("auto", "auto, cpu, cuda or mps")
-    precision: Literal["float32", "bf16"] = option("float32", "arithmetic of the network")
+    precision: Literal["float32", "bf16", "auto"] = option("float32", "arithmetic of the network")
     output_dir: str = option("", "run directory (default: runs/MODEL-seedSEED)")
     resume: bool = option(False, "go on with the samples of an interrupted run")
     overwrite: bool = option(False, "replace an existing run directory")

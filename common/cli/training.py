@@ -43,7 +43,7 @@ class TrainingOptions(CommonOptions):
         None, "[share, location, scale]: draw this share of the times from a logit-normal law"
     )
     ema_decay: float = option(0.999, "memory of the weight average")
-    precision: str = option("bf16", "float32 or bf16 (autocast)")
+    precision: str = option("auto", "float32, bf16 (autocast), or auto: bf16 where the device has it in hardware")
     device: str = option("auto", "auto, cpu, cuda or mps")
     devices: int = option(1, "processes: GPUs, or CPU processes")
     seed: int = option(0, "seed of initial weights, order, noise and times")

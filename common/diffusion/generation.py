@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from common.diffusion.denoiser import DenoiserFunction
 from common.diffusion.noise import SampleNoise, sample_seeds
 from common.diffusion.sampler import Sampler
 from common.diffusion.state import State, size_mask
-from common.errors import InputError
+from common.precision import autocast
 
 
 def generate_states(
@@ -43,7 +42,7 @@ def generate_states(
         seed: of the run.
         start: index of the first sample.
         batch_size: samples at a time.
-        precision: `float32`, or `bf16` (autocast).
+        precision: see `common.precision`.
         condition: name -> (M, ...) a row for each sample.
         progress: called with the number of samples done after each batch.
 
@@ -61,12 +60,3 @@ def generate_states(
         yield places, state
         if progress is not None:
             progress(first + len(places))
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which a network runs in `precision`: `float32` or `bf16`."""
-    if precision == "float32":
-        return nullcontext()
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    raise InputError(f"got precision '{precision}', expected 'float32' or 'bf16'")

@@ -18,13 +18,12 @@ from common.algorithms.likelihood import Likelihood
 from common.allocator import tune_allocator
 from common.diffusion import Denoiser
 from common.errors import InputError
+from common.precision import PRECISIONS, pick_precision
 from common.training.callbacks import CheckpointKeeper, Measurements, ProgressLines, WarmedEMA
 from common.training.module import BatchSource, DiffusionTraining
 from common.training.optimiser import OptimiserConfig
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class FitConfig:
     Attributes:
         max_steps: optimiser steps of the whole run.
         accumulate: batches per optimiser step.
-        precision: `float32` or `bf16` (autocast; weights stay float32).
+        precision: `float32`, `bf16` (autocast; weights stay float32), or `auto`: bf16 where it is native.
         devices: processes, one a GPU, or this many on the CPU.
         device: `auto`, `cpu`, `cuda` or `mps`.
         ema_decay: memory of the weight average, reached after about ten times 1 / (1 - decay) steps.
@@ -47,7 +46,7 @@ class FitConfig:
 
     max_steps: int
     accumulate: int = 1
-    precision: str = "bf16"
+    precision: str = "auto"
     devices: int = 1
     device: str = "auto"
     ema_decay: float = 0.999
@@ -95,8 +94,8 @@ def fit(
     Raises:
         InputError: unusable options, or nothing to resume.
     """
-    if config.precision not in PRECISIONS:
-        raise InputError(f"got precision '{config.precision}', expected one of {', '.join(PRECISIONS)}")
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    precision = pick_precision(config.precision, device)
     tune_allocator()
     module = DiffusionTraining(
         denoiser, algorithm, optimiser, batches,
@@ -119,7 +118,7 @@ def fit(
         accelerator={"cuda": "gpu"}.get(config.device, config.device),
         devices=config.devices,
         strategy="ddp" if config.devices > 1 else "auto",
-        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
         max_epochs=1,
         logger=[
             # A resumed run writes a table of its own: logs/csv/version_0, version_1, ...

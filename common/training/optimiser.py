@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError
+from common.training.muon import BatchedMuon
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _muon(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimi
     matrices = [p for p in module.parameters() if p.ndim == 2 and min(p.shape) > 1 and id(p) not in edges]
     inside = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in inside]
-    muon = torch.optim.Muon(
+    muon = BatchedMuon(
         matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True
     )
     return [muon, _adamw_for(rest, config)]

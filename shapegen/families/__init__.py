@@ -42,6 +42,8 @@ from shapegen.families.parameters import Parameter, draw_parameters
 # to pass each other that closely, a grid of another width tells them apart.
 _TOLERANCE_M = 1e-5
 _GRIDS_M = (1e-6, 3e-6, 1e-5, 3e-7, 1e-7)
+# Four pipes in a thousand touch themselves all the same and are drawn again.
+_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,19 @@ def build(name: str, seed: int, **fixed: Any) -> Solid:
         fixed: parameters that are given instead of drawn, such as `height_m=0.1`.
 
     Raises:
-        InputError: an unknown family or parameter, or a value outside its limits.
+        InputError: an unknown family or parameter, a value outside its limits, or values that make no solid.
     """
     family = find_family(name)
-    parameters = draw_parameters(name, family.parameters, seed, fixed)
-    return Solid(_to_mesh(family.build(**parameters)), parameters)
+    for attempt in range(_ATTEMPTS):
+        parameters = draw_parameters(name, family.parameters, seed, fixed, attempt)
+        mesh = _to_mesh(family.build(**parameters))
+        if mesh is not None:
+            return Solid(mesh, parameters)
+    raise InputError(f"{name}: with {', '.join(fixed)} as given the solid touches itself; change one of them")
 
 
-def _to_mesh(solid: Manifold) -> trimesh.Trimesh:
+def _to_mesh(solid: Manifold) -> trimesh.Trimesh | None:
+    """The mesh of a solid standing on z = 0; None where the solid touches itself: no grid closes such a mesh."""
     solid = solid.simplify(_TOLERANCE_M)
     if solid.status() != Error.NoError or solid.is_empty():
         raise RuntimeError(f"manifold3d made no solid: {solid.status()}")
@@ -134,4 +141,4 @@ def _to_mesh(solid: Manifold) -> trimesh.Trimesh:
         mesh = trimesh.Trimesh(cells * grid, faces[distinct], process=False)
         if mesh.is_watertight:
             return mesh
-    raise RuntimeError("the solid touches itself: its mesh is not closed on any grid")
+    return None

@@ -98,11 +98,12 @@ class Choice:
 
 
 def draw_parameters(
-    family: str, parameters: Mapping[str, Parameter], seed: int, fixed: Mapping[str, Any]
+    family: str, parameters: Mapping[str, Parameter], seed: int, fixed: Mapping[str, Any], attempt: int = 0
 ) -> dict[str, Any]:
     """A value for each parameter, drawn from `seed` unless it is `fixed`.
 
-    Each parameter has its own stream: fixing or adding one leaves the others as they were.
+    Each parameter has its own stream: fixing or adding one leaves the others as they were. Another `attempt` gives
+    other values for the same seed.
 
     Raises:
         InputError: `fixed` names no parameter of the family, or a value outside its limits; or a negative seed.
@@ -117,8 +118,9 @@ def draw_parameters(
         if not parameters[name].accepts(value):
             raise InputError(f"{family}: got {name} = {value!r}, expected {parameters[name].limits()}")
     family_key = zlib.crc32(family.encode())
+    again = [attempt] if attempt else []
     drawn = {
-        name: parameter.draw(np.random.default_rng([family_key, seed, zlib.crc32(name.encode())]))
+        name: parameter.draw(np.random.default_rng([family_key, seed, zlib.crc32(name.encode()), *again]))
         for name, parameter in parameters.items()
     }
     return drawn | dict(fixed)

@@ -146,7 +146,7 @@ def test_a_time_limit_stops_resumably(tmp_path):
 def test_bad_requests_are_one_line(tmp_path):
     with pytest.raises(InputError, match="nothing to resume"):
         run(tmp_path, 5, resume=True)
-    with pytest.raises(InputError, match="expected one of float32, bf16"):
+    with pytest.raises(InputError, match="expected 'auto', 'float32' or 'bf16'"):
         fit(
             Denoiser(Pointwise(), Process(Cosine(), Euclidean()), V()), Likelihood(), OptimiserConfig(), batches(4),
             FitConfig(max_steps=1, precision="fp8"), tmp_path,
