@@ -1,8 +1,9 @@
 """Everything that `make bench` prints: matrix rate, training and sampling throughput, share of the rate, peak memory.
 
-    python benchmarks/run.py [--models egnn,transformer] [--seconds 20]
+    python benchmarks/run.py [--models egnn,transformer,set_transformer,pointwise] [--points 512,2048] [--seconds 15]
 
-Run it on an idle machine: two busy processes spoil the timings of the threads.
+The floor for shapes is `pointwise`, the network of arXiv 2103.01458 at its T = 100. Run it on an idle machine: two busy
+processes spoil the timings of the threads.
 """
 
 from __future__ import annotations
@@ -11,32 +12,96 @@ import argparse
 import os
 import resource
 import time
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.algorithms.latent_pretraining import pretraining
 from common.algorithms.likelihood import Likelihood
 from common.allocator import tune_allocator
-from common.diffusion import SampleNoise, sample_seeds, size_mask
+from common.diffusion import Denoiser, SampleNoise, Sampler, State, sample_seeds, size_mask
+from common.precision import autocast, native_bf16
 from common.training.optimiser import OptimiserConfig, build_optimisers
+from molgen.data import gdb7_xtb
 from molgen.data.batches import MoleculeBatches
-from molgen.data.gdb7_xtb import load, split
 from molgen.model import MoleculeModel
-from molgen.train import ModelConfig
+from molgen.train import ModelConfig as MoleculeConfig
+from shapegen.data.batches import ShapeBatches
+from shapegen.data.procedural import procedural
+from shapegen.model import ShapeModel, one_hot
+from shapegen.train import ModelConfig as ShapeConfig
 
-MODELS = {
-    "egnn": ModelConfig(
+MOLECULE_MODELS = {
+    "egnn": MoleculeConfig(
         network={"name": "egnn", "hidden_nf": 128, "n_layers": 5},
         parameterisation={"name": "eps"},
         schedule={"name": "polynomial_2"},
         codec={"coordinate_scale": 1.0, "type_scale": 0.25, "number_scale": 0.1},
     ),
-    "transformer": ModelConfig(
+    "transformer": MoleculeConfig(
         network={"name": "transformer", "width": 128, "pair_width": 32, "n_layers": 6, "n_vectors": 8}
     ),
 }
+SHAPE_MODELS = {
+    "set_transformer": ShapeConfig(
+        network={"name": "set_transformer", "point_width": 96, "n_blocks": 3, "n_thinking": 2}
+    ),
+    "pointwise": ShapeConfig(
+        network={"name": "pointwise"},
+        parameterisation={"name": "eps"},
+        schedule={"name": "linear_beta", "timesteps": 100},
+        sampler={"steps": 100, "solver": "ancestral"},
+    ),
+}
+CPU = torch.device("cpu")
+# Different batches that training steps take in turns.
+BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, untrained: speed does not ask for weights.
+
+    Attributes:
+        name: of its rows.
+        denoiser: the model.
+        sampler: how it is sampled.
+        batches: clean states, taken in turns.
+        asked: what is sampled: mask and condition; of x, only the channels count.
+    """
+
+    name: str
+    denoiser: Denoiser
+    sampler: Sampler
+    batches: Sequence[State]
+    asked: State
+
+
+def molecule_subject(name: str, batch_size: int) -> Subject:
+    """A network on the embedded molecules."""
+    molecules = gdb7_xtb.load()
+    molecules = molecules.select(gdb7_xtb.split(len(molecules))[0])
+    model = MoleculeModel.create(MOLECULE_MODELS[name].describe(name, molecules))
+    batches = list(islice(MoleculeBatches(molecules, model.codec, batch_size, seed=0), BATCHES))
+    mask = size_mask(torch.from_numpy(model.size_law.draw(0, 0, batch_size)).sort().values)
+    asked = State(torch.zeros(*mask.shape, model.codec.n_channels), mask)
+    return Subject(name, model.denoiser, model.sampler, batches, asked)
+
+
+def shape_subject(name: str, points: int, batch_size: int) -> Subject:
+    """A network on procedural shapes of `points` points, told their class."""
+    shapes = procedural(4, points=points, normals=False)
+    model = ShapeModel.create(SHAPE_MODELS[name].describe(name, shapes))
+    labels = {"context": one_hot(shapes.class_index, len(model.class_law)).numpy()}
+    batches = ShapeBatches(shapes, model.codec, batch_size, points, seed=0, condition=labels)
+    mask = torch.ones(batch_size, points, dtype=torch.bool)
+    condition = model.condition(shapes.class_index.repeat(batch_size)[:batch_size])
+    asked = State(torch.zeros(batch_size, points, model.codec.n_channels), mask, condition)
+    return Subject(f"{name} {points}", model.denoiser, model.sampler, list(islice(batches, BATCHES)), asked)
 
 
 def rate(step: Callable[[], float], seconds: float) -> float:
@@ -62,73 +127,94 @@ def matrix_rate(dtype: torch.dtype, size: int = 1024) -> float:
     return rate(step, 1.0)
 
 
-def bench_model(name: str, config: ModelConfig, batch_size: int, seconds: float, peak: dict[str, float]) -> None:
-    """Print one model's rows: a training step and one network evaluation, in float32 and bf16."""
-    molecules = load()
-    molecules = molecules.select(split(len(molecules))[0])
-    torch.manual_seed(0)
-    model = MoleculeModel.create(config.describe(name, molecules))
-    stream = list(islice(MoleculeBatches(molecules, model.codec, batch_size, seed=0), 8))
+def bench(subject: Subject, seconds: float, peak: Mapping[str, float]) -> None:
+    """Print a row for each precision of `peak`: training steps, and whole samples."""
+    denoiser, sampler, asked = subject.denoiser, subject.sampler, subject.asked
+    algorithm = pretraining(denoiser.network, Likelihood())
     generator = torch.Generator().manual_seed(0)
-    algorithm = Likelihood()
+
+    def loss(batch: State) -> Tensor:
+        experience = algorithm.collect(denoiser, denoiser, None, batch, SampleNoise([]), generator)
+        return algorithm.loss(denoiser, denoiser, experience)[0]
+
     with FlopCounterMode(display=False) as counter:
-        algorithm.loss(model.denoiser, stream[0], generator)[0].backward()
-    training_flops = counter.get_total_flops() / batch_size
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        algorithm.loss(model.denoiser, stream[0], generator)
-    forward_flops = counter.get_total_flops() / batch_size
-    optimisers = build_optimisers(model.denoiser, OptimiserConfig())
-    position = 0
+        loss(subject.batches[0]).backward()
+    training_flops = counter.get_total_flops() / len(subject.batches[0])
+    with FlopCounterMode(display=False) as counter:
+        denoiser(asked, torch.full((len(asked),), 0.5))
+    sampling_flops = sampler.steps * counter.get_total_flops() / len(asked)
+    optimisers = build_optimisers(denoiser, OptimiserConfig())
+    turns = cycle(subject.batches)
 
-    for precision, enabled in (("float32", False), ("bf16", True)):
+    for precision in peak:
 
-        def training_step(enabled: bool = enabled) -> float:
-            nonlocal position
-            batch = stream[position % len(stream)]
-            position += 1
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                loss, _ = algorithm.loss(model.denoiser, batch, generator)
-            loss.backward()
+        def training_step(precision: str = precision) -> float:
+            batch = next(turns)
+            with autocast(CPU, precision):
+                value = loss(batch)
+            value.backward()
             for optimiser in optimisers:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
             return len(batch)
 
-        sizes = torch.from_numpy(model.size_law.draw(0, 0, batch_size)).sort().values
-        mask = size_mask(sizes)
+        def sampling_step(precision: str = precision) -> float:
+            noise = SampleNoise(sample_seeds(0, 0, len(asked)))
+            with autocast(CPU, precision):
+                sampler.sample(denoiser, asked.mask, asked.x.shape[-1], noise, asked.condition)
+            return len(asked)
 
-        def sampling_step(enabled: bool = enabled, mask: torch.Tensor = mask) -> float:
-            noise = SampleNoise(sample_seeds(0, 0, len(mask)))
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                model.sampler.sample(model.denoiser, mask, model.codec.n_channels, noise)
-            return len(mask)
-
-        trained = rate(training_step, seconds)
-        sampled = rate(sampling_step, seconds)
-        share = trained * training_flops / peak[precision]
-        sampling_share = sampled * model.sampler.steps * forward_flops / peak[precision]
+        trained, sampled = rate(training_step, seconds), rate(sampling_step, seconds)
+        shares = [100 * trained * training_flops / peak[precision], 100 * sampled * sampling_flops / peak[precision]]
         print(
-            f"{name:12s} {precision:8s} {trained:10.0f} {100 * share:8.0f} % {sampled:12.1f} {model.sampler.steps:6d} "
-            f"{100 * sampling_share:8.0f} %"
+            f"{subject.name:21s} {precision:9s} {trained:9.1f} {shares[0]:7.0f} % "
+            f"{sampled:10.2f} {sampler.steps:6d} {shares[1]:7.0f} %",
+            flush=True,
         )
+
+
+def print_head(title: str, unit: str) -> None:
+    """Title and columns of a table."""
+    print(f"\n{title}; share: of the measured matrix rate of that precision")
+    columns = f"{'model':21s} {'precision':9s} {'train ' + unit:>9s} {'share':>9s} {'sample':>10s} {'steps':>6s}"
+    print(f"{columns} {'share':>9s}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--models", default=",".join([*MOLECULE_MODELS, *SHAPE_MODELS]))
+    parser.add_argument("--batch-size", type=int, default=128, help="molecules")
+    parser.add_argument("--shape-batch-size", type=int, default=8, help="shapes")
+    parser.add_argument("--points", default="512,2048", help="points of a shape")
     parser.add_argument("--seconds", type=float, default=15.0, help="for each figure")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    wanted = options.models.split(",")
+    unknown = [name for name in wanted if name not in MOLECULE_MODELS and name not in SHAPE_MODELS]
+    if unknown:
+        parser.error(f"got model '{unknown[0]}', expected one of {', '.join([*MOLECULE_MODELS, *SHAPE_MODELS])}")
     torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
     tuned = tune_allocator()
-    peak = {"float32": matrix_rate(torch.float32), "bf16": matrix_rate(torch.bfloat16)}
+    peak = {"float32": matrix_rate(torch.float32)}
+    if native_bf16(CPU):
+        peak["bf16"] = matrix_rate(torch.bfloat16)
     print(f"threads {options.threads}, allocator {'tuned' if tuned else 'default'}, torch {torch.__version__}")
-    print(f"matrix product 1024: float32 {peak['float32'] / 1e9:.0f} GFLOP/s, bf16 {peak['bf16'] / 1e9:.0f} GFLOP/s")
-    print(f"\ngdb7-xtb, batch {options.batch_size}; share: of the measured matrix rate of that precision")
-    print("model        precision train mol/s      share sample mol/s  steps      share")
-    for name in options.models.split(","):
-        bench_model(name, MODELS[name], options.batch_size, options.seconds, peak)
+    print("matrix product 1024: " + ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peak.items()))
+    if "bf16" not in peak:
+        print("bf16 rows left out: this processor has no bf16 arithmetic, and emulates it some twenty times slower")
+
+    molecules = [name for name in wanted if name in MOLECULE_MODELS]
+    if molecules:
+        print_head(f"gdb7-xtb, batch {options.batch_size}", "mol/s")
+    for name in molecules:
+        bench(molecule_subject(name, options.batch_size), options.seconds, peak)
+    shapes = [name for name in wanted if name in SHAPE_MODELS]
+    if shapes:
+        print_head(f"procedural shapes by their points, batch {options.shape_batch_size}", "1/s")
+    for points in options.points.split(",") if shapes else []:
+        for name in shapes:
+            bench(shape_subject(name, int(points), options.shape_batch_size), options.seconds, peak)
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -6,7 +6,8 @@
 
 The contract: a list of samples in, a list of as many floats out, None for what cannot be scored. What the function may
 say about itself, as attributes: `score.unit = "eV"`, `score.tolerance` (what a target without ± means), `score.bounds`
-(lowest and highest value), `score.batch_size` (samples a call; 1 unless set).
+(lowest and highest value), `score.batch_size` (samples a call; 1 unless set), `score.takes` (the form of the samples,
+where a domain has several).
 
 Loading code is running it: nothing here is imported by the parent, and workers load exactly what was named. This module
 imports no torch, because workers import it.
@@ -43,6 +44,7 @@ class FunctionInfo:
         unit: None if it states none.
         tolerance, bounds: as in `common.rewards.Quantity`.
         batch_size: how many samples it takes at once.
+        takes: the form of the samples; "" if it does not say.
     """
 
     origin: str
@@ -52,6 +54,7 @@ class FunctionInfo:
     tolerance: float | None = None
     bounds: tuple[float, float] | None = None
     batch_size: int = 1
+    takes: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,13 @@ class UserFunction:
         source: as named by the user.
         group: entry-point group in which bare names are looked up.
         decode: encoded sample -> what the function takes; importable.
+        gather: list of decoded samples -> what the function is called with; importable.
     """
 
     source: str
     group: str
     decode: Callable[[Any], Any]
+    gather: Callable[[list[Any]], Any] = list
 
     def prepare(self) -> FunctionInfo:
         """In a worker: load the function; errors of any kind reach the parent as the reason why workers can't start."""
@@ -74,7 +79,7 @@ class UserFunction:
 
     def __call__(self, items: Sequence[Any]) -> list[float | Failure]:
         """In a worker: score."""
-        answer = _load(self.source, self.group)([self.decode(item) for item in items])
+        answer = _load(self.source, self.group)(self.gather([self.decode(item) for item in items]))
         if isinstance(answer, str) or not hasattr(answer, "__len__") or not hasattr(answer, "__iter__"):
             wrong = Failure("no list", f"got {type(answer).__name__}, expected a list of {len(items)} floats")
             return [wrong] * len(items)
@@ -156,7 +161,7 @@ def _describe(function: Callable[..., Any]) -> FunctionInfo:
     origin = getattr(module, "__file__", None) or ""
     text = Path(origin).read_bytes() if origin else b""
     unit, tolerance, bounds = (getattr(function, key, None) for key in ("unit", "tolerance", "bounds"))
-    batch_size = getattr(function, "batch_size", 1)
+    batch_size, takes = getattr(function, "batch_size", 1), getattr(function, "takes", "")
     if unit is not None and not isinstance(unit, str):
         raise InputError(f"its unit is {unit!r}, expected a text such as 'eV'")
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and tolerance > 0):
@@ -165,6 +170,8 @@ def _describe(function: Callable[..., Any]) -> FunctionInfo:
         raise InputError(f"its bounds are {bounds!r}, expected (lowest, highest)")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"its batch_size is {batch_size!r}, expected a number from 1 on")
+    if not isinstance(takes, str):
+        raise InputError(f"its takes is {takes!r}, expected a text such as 'mesh'")
     return FunctionInfo(
         origin=origin,
         digest=hashlib.sha256(text).hexdigest()[:16],
@@ -173,4 +180,5 @@ def _describe(function: Callable[..., Any]) -> FunctionInfo:
         tolerance=None if tolerance is None else float(tolerance),
         bounds=None if bounds is None else (float(bounds[0]), float(bounds[1])),
         batch_size=batch_size,
+        takes=takes,
     )

@@ -12,6 +12,7 @@ import torch
 from rdkit import Chem
 
 from common.diffusion import Denoiser, Sampler, build_sampler, sample_uniforms
+from common.diffusion.control import Control, ControlledDenoiser, asked_for, controls_of, with_strength
 from common.diffusion.generation import generate_states
 from common.diffusion.model_file import build_denoiser, load_weights, read_model, save_model
 from common.errors import InputError
@@ -69,7 +70,7 @@ class MoleculeModel:
         description: everything else that `model.json` holds (name, data, licence, measured quality, ...).
     """
 
-    denoiser: Denoiser
+    denoiser: Denoiser | ControlledDenoiser
     codec: MoleculeCodec
     size_law: SizeLaw
     sampler: Sampler
@@ -116,11 +117,18 @@ class MoleculeModel:
         """Where the weights are."""
         return next(self.denoiser.parameters()).device
 
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """What molecules can be asked for; nothing for a model without control inputs."""
+        return controls_of(self.denoiser)
+
     def sample(
         self,
         count: int,
         *,
         num_atoms: int | tuple[int, int] | None = None,
+        targets: Mapping[str, float] | None = None,
+        strength: float = 1.0,
         steps: int | None = None,
         solver: str | None = None,
         eta: float | None = None,
@@ -137,6 +145,8 @@ class MoleculeModel:
         Args:
             count: number of molecules.
             num_atoms: a number of atoms (hydrogens included), a range (low, high), or None for the data's law.
+            targets: name of a control -> what is asked of all molecules, in the control's unit.
+            strength: of the controls: 0 is the base, above 1 more than was trained.
             steps: network evaluations a molecule; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
             eta: noise scale of the solver in [0, 1]; None for the solver's own.
@@ -147,12 +157,13 @@ class MoleculeModel:
             progress: called with the number of molecules done after each batch.
 
         Raises:
-            InputError: a size that the data never showed by far, or unusable options.
+            InputError: a size that the data never showed by far, a target without a control, or unusable options.
         """
         sizes = self._law(num_atoms).draw(seed, start, count)
         batches = generate_states(
-            self.denoiser, self.sampler.adjusted(steps, solver, eta), sizes, self.codec.n_channels,
-            device=self.device, seed=seed, start=start, batch_size=batch_size, precision=precision, progress=progress,
+            with_strength(self.denoiser, strength), self.sampler.adjusted(steps, solver, eta), sizes,
+            self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
+            precision=precision, condition=asked_for(self.controls, targets or {}, count), progress=progress,
         )  # fmt: skip
         places, parts = [], []
         for batch, state in batches:

@@ -11,7 +11,9 @@ from typing import Any
 from rdkit import rdBase
 
 from common.atomic import atomic_writer, write_json
+from common.errors import InputError
 from molgen.chemistry.descriptors import describe
+from molgen.data.files import FORMATS, ReadReport, read_molecules
 from molgen.data.molecules import MoleculeSet
 from molgen.data.sdf import write_sdf
 from molgen.data.sources import load_data, split_data
@@ -26,6 +28,27 @@ def training_data(name: str, data_folder: str | Path = "data") -> MoleculeSet:
     """The training part of a data set by name or path: what novelty and distances are measured against."""
     molecules = load_data(name, data_folder=data_folder).molecules
     return molecules.select(split_data(name, molecules)["train"])
+
+
+def read_samples(path: str | Path, workers: int | None = None) -> ReadReport:
+    """Samples from a run directory, a molecule file, or a folder of molecule files, in that order of preference.
+
+    Raises:
+        InputError: there are none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return read_molecules(path, workers=workers)
+    if (path / RAW_SAMPLES).exists():
+        return ReadReport(MoleculeSet.load(path / RAW_SAMPLES))
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMATS)
+    if not files:
+        raise InputError(f"{path} holds no samples; expected a run of `molgen generate`, or molecule files")
+    reports = [read_molecules(file, workers=workers) for file in files]
+    return ReadReport(
+        MoleculeSet.concatenate([report.molecules for report in reports]),
+        [item for report in reports for item in report.skipped],
+    )
 
 
 def judge(samples: MoleculeSet, reference: MoleculeSet | None, **options: Any) -> Evaluation:

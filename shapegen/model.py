@@ -11,17 +11,18 @@ import numpy as np
 import torch
 import trimesh
 
-from common.diffusion import Denoiser, Sampler, build_sampler, sample_uniforms
+from common.diffusion import Denoiser, Sampler, build_sampler, sample_normals, sample_uniforms
+from common.diffusion.control import Control, ControlledDenoiser, asked_for, controls_of, with_strength
 from common.diffusion.generation import generate_states
 from common.diffusion.model_file import build_denoiser, load_weights, read_model, save_model
 from common.errors import InputError
 from common.named import build, nearest
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.shapes import ShapeSet
-from shapegen.models import NETWORKS
+from shapegen.models import NETWORKS, PointwiseMLP
 
-# The stream of a sample's class is apart from that of its noise.
-_CLASS_STREAM = 1
+# The streams of a sample's class and latent are apart from that of its noise.
+_CLASS_STREAM, _LATENT_STREAM = 1, 2
 MAX_POINTS = 1_000_000
 
 
@@ -37,7 +38,7 @@ class ShapeModel:
         description: everything else that `model.json` holds (name, data, licence, measured quality, ...).
     """
 
-    denoiser: Denoiser
+    denoiser: Denoiser | ControlledDenoiser
     codec: ShapeCodec
     class_law: tuple[float, ...]
     sampler: Sampler
@@ -89,12 +90,19 @@ class ShapeModel:
         """The classes that can be asked for; none for a model without classes."""
         return self.codec.class_names if self.class_law else ()
 
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """What shapes can be asked for beside their class; nothing for a model without control inputs."""
+        return controls_of(self.denoiser)
+
     def sample(
         self,
         count: int,
         *,
         points: int = 2048,
         class_name: str | None = None,
+        targets: Mapping[str, float] | None = None,
+        strength: float = 1.0,
         steps: int | None = None,
         solver: str | None = None,
         eta: float | None = None,
@@ -112,6 +120,8 @@ class ShapeModel:
             count: number of shapes.
             points: points a shape; any number, also beyond that of training.
             class_name: the class of all of them; None draws each from the classes of the training data.
+            targets: name of a control -> what is asked of all shapes, in the control's unit.
+            strength: of the controls: 0 is the base, above 1 more than was trained.
             steps: network evaluations a shape; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
             eta: noise scale of the solver in [0, 1]; None for the solver's own.
@@ -122,16 +132,16 @@ class ShapeModel:
             progress: called with the number of shapes done after each batch.
 
         Raises:
-            InputError: an unknown class, or unusable options.
+            InputError: an unknown class, a target without a control, or unusable options.
         """
         if not 1 <= points <= MAX_POINTS:
             raise InputError(f"got {points} points, expected 1 to {MAX_POINTS}")
-        index = self._classes(class_name, seed, start, count)
-        condition = {"context": one_hot(index, len(self.class_law))} if self.class_law else None
+        index = self.classes(class_name, seed, start, count)
+        condition = {**self.condition(index, seed, start), **asked_for(self.controls, targets or {}, count)}
         batches = generate_states(
-            self.denoiser, self.sampler.adjusted(steps, solver, eta), np.full(count, points), self.codec.n_channels,
-            device=self.device, seed=seed, start=start, batch_size=batch_size, precision=precision,
-            condition=condition, progress=progress,
+            with_strength(self.denoiser, strength), self.sampler.adjusted(steps, solver, eta), np.full(count, points),
+            self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
+            precision=precision, condition=condition, progress=progress,
         )  # fmt: skip
         found = np.empty((count, points, 3), np.float32)
         for places, state in batches:
@@ -144,8 +154,27 @@ class ShapeModel:
         unit = None if shapes.unit == "unitless" else shapes.unit
         return [trimesh.PointCloud(points, metadata={"units": unit}) for points in shapes.points]
 
-    def _classes(self, name: str | None, seed: int, start: int, count: int) -> np.ndarray:
-        """(count,) class index of each sample."""
+    @torch.no_grad()
+    def condition(self, class_index: np.ndarray, seed: int = 0, start: int = 0) -> dict[str, torch.Tensor]:
+        """What the samples `start`, ... of the run with `seed` are asked for: a row for each (M,) class index.
+
+        `context` holds the class, for a model with classes; `latent` a draw from the prior, for a network with one.
+        """
+        rows: dict[str, torch.Tensor] = {}
+        if self.class_law:
+            rows["context"] = one_hot(class_index, len(self.class_law)).to(self.device)
+        network = self.denoiser.network
+        if isinstance(network, PointwiseMLP):
+            noise = sample_normals(seed, start, len(class_index), _LATENT_STREAM, network.n_latent)
+            rows["latent"] = network.draw_latent(torch.from_numpy(noise).to(self.device), rows.get("context"))
+        return rows
+
+    def classes(self, name: str | None, seed: int, start: int, count: int) -> np.ndarray:
+        """(count,) class index of the samples start, ... of the run with `seed`: `name`, or drawn if that is None.
+
+        Raises:
+            InputError: no such class.
+        """
         names = self.class_names
         if name is not None and name not in names:
             known = f"expected one of {', '.join(names)}" if names else "but this model has no classes"

@@ -6,12 +6,13 @@ from common.algorithms.adjoint_matching import AdjointMatching
 from common.algorithms.algorithm import Algorithm
 from common.algorithms.backprop import Backprop
 from common.algorithms.ctrl import Ctrl
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
 from common.algorithms.path_consistency import PathConsistency
 from common.algorithms.policy_gradient import PolicyGradient
 from common.algorithms.pretraining import Pretraining
 from common.algorithms.reward_weighted import RewardWeighted
 from common.algorithms.rgdm import Rgdm
+from common.cost import Cost
 
 # What `finetune --method` names; each takes a `sampler` (see `rollout_sampler`) and its settings. `Ctrl` takes terms.
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import regress, require_temperature, scalars, score_with_gradient
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, kernel_of, require_memoryless, rollout
+from common.cost import Cost
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -64,9 +65,19 @@ class AdjointMatching:
             )
 
     @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return True
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return False
+
+    @property
+    def rows_together(self) -> int:
+        """See `Algorithm`."""
+        return 1
 
     @property
     def trained(self) -> Sequence[nn.Module]:

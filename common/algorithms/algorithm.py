@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.experience import Experience
-from common.diffusion import DenoiserFunction, Process, State, Transition
+from common.diffusion import DenoiserFunction, Process, Sampler, State, Transition
 from common.diffusion.denoiser import Parameterisation
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -48,6 +48,16 @@ class Algorithm(Protocol):
     """Training-time control."""
 
     @property
+    def sampler(self) -> Sampler | None:
+        """Whose steps `Experience.steps` counts; None where no chain is drawn."""
+        ...
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the reward has to be differentiable."""
+        ...
+
+    @property
     def needs_data(self) -> bool:
         """Whether `batch.x` has to hold clean data; else its mask, channels and condition say what to generate."""
         ...
@@ -55,6 +65,11 @@ class Algorithm(Protocol):
     @property
     def epochs(self) -> int:
         """How often an experience may be gone through before a new one is collected."""
+        ...
+
+    @property
+    def rows_together(self) -> int:
+        """How many rows of an experience that follow each other belong to one loss: 1 for none, 0 for all."""
         ...
 
     @property

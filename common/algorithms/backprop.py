@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.algorithms.algorithm import scalars, score_with_gradient
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel_of, require_density, rollout, step_times
+from common.cost import Cost
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -69,6 +70,11 @@ class Backprop:
             )
 
     @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return True
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return False
@@ -76,6 +82,11 @@ class Backprop:
     @property
     def epochs(self) -> int:
         """See `Algorithm`: once, for the reward's gradient is that at the collected samples."""
+        return 1
+
+    @property
+    def rows_together(self) -> int:
+        """See `Algorithm`."""
         return 1
 
     @property

@@ -12,30 +12,27 @@ needed, and the sets need share no sample.
 Our choices: the divergence is the *sum* over real degrees of freedom and steps, so that gamma = 1 means the Bayes
 posterior (the authors' code averages it over 16,384 dimensions: its effective gamma is huge). Targets are drawn from
 the offline sets, control by control; each is left out with probability `null_share`, so that controls also work alone.
-The training itself is `Backprop` or `PolicyGradient`.
+The training itself is `Backprop`, the paper's, or any other algorithm here.
 
 Known biases: those of the inner method; and the predictor's, which the policy will find: judge by another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.backprop import Backprop
+from common.algorithms.algorithm import Algorithm, Policy
 from common.algorithms.experience import Experience
-from common.algorithms.policy_gradient import PolicyGradient
-from common.diffusion import DenoiserFunction, State
+from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.control import Control
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
-from common.rewards import Reward, RewardResult
-
-# Clean states -> (mean (B,), std (B,)) of a continuous y, or logits (B, C) of a class.
-Predictor = Callable[[State], tuple[Tensor, Tensor] | Tensor]
+from common.predictors import Predictor
+from common.rewards import Measure, Reward, RewardResult
 
 
 @dataclass(frozen=True)
@@ -65,22 +62,9 @@ class ControlTerm:
 
     def log_prob(self, state: State) -> Tensor:
         """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked."""
-        asked = self.control.asked(state)
-        if not asked.any():
+        if not self.control.asked(state).any():
             return state.x.new_zeros(len(state))
-        wanted = state.condition[self.control.name]
-        predicted = self.predictor(state)
-        if isinstance(predicted, Tensor):
-            if not self.control.classes:
-                raise InputError(f"control '{self.control.name}' is continuous, but its predictor gives logits")
-            all_classes = (predicted / self.scale).log_softmax(dim=-1)
-            found = all_classes.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
-        else:
-            mean, std = predicted
-            # A blank stands in for what is not asked, so that no NaN enters the gradient.
-            target = torch.where(asked, wanted.to(mean.dtype), mean.detach())
-            found = torch.distributions.Normal(mean, std * self.scale, validate_args=False).log_prob(target)
-        return torch.where(asked, found, torch.zeros_like(found))
+        return self.control.log_prob(state, self.predictor(state), self.scale)
 
     def draw(self, count: int, null_share: float, generator: torch.Generator) -> Tensor:
         """(count,) outcomes of the offline set, some of them NULL; on the CPU."""
@@ -90,16 +74,38 @@ class ControlTerm:
         return torch.where(left_out, self.control.nothing(count).to(drawn.dtype), drawn)
 
 
-class ControlReward:
-    """sum_i gamma_i log p_i(y_i | x) of the conditions that a state carries: a differentiable `Reward`."""
+class MeasuredPredictor:
+    """A scorer as a predictor: y is what it measures, give or take `std`.
 
-    differentiable = True
+    Args:
+        measure: gives the quantity; see `common.rewards.Measure`.
+        name: of the quantity.
+        std: in its unit; how far off still counts as right.
+    """
+
+    def __init__(self, measure: Measure, name: str, std: float) -> None:
+        self._measure, self._name, self._std = measure, name, std
+        self.differentiable = measure.differentiable
+
+    def __call__(self, state: State) -> tuple[Tensor, Tensor]:
+        """Mean (B,), NaN where it could not be measured, and std (B,)."""
+        mean = self._measure(state).values[self._name].to(state.x.device, state.x.dtype)
+        return mean, torch.full_like(mean, self._std)
+
+
+class ControlReward:
+    """sum_i gamma_i log p_i(y_i | x) of the conditions that a state carries: a `Reward`."""
 
     def __init__(self, terms: Sequence[ControlTerm]) -> None:
         names = [term.control.name for term in terms]
         if not terms or len(set(names)) < len(names):
             raise InputError(f"got terms for {names}, expected at least one, each for a control of its own")
         self.terms = tuple(terms)
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Reward`: unless a predictor says that it is not."""
+        return all(getattr(term.predictor, "differentiable", True) for term in self.terms)
 
     def __call__(self, state: State) -> RewardResult:
         """See `Reward`; `parts` has log p of each control."""
@@ -117,25 +123,36 @@ class Ctrl:
     """Training of a `ControlledDenoiser` with the reward of its controls.
 
     Attributes:
-        inner: `Backprop` (the paper's) or `PolicyGradient`; its tau has to be 1, for gamma is the knob.
+        inner: `Backprop` (the paper's) or any other that takes a reward; its tau has to be 1, for gamma is the knob.
         terms: the controls.
         null_share: how often a control is left out; matters for several.
     """
 
-    inner: Backprop | PolicyGradient
+    inner: Algorithm
     terms: tuple[ControlTerm, ...]
     null_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.inner.tau != 1.0 or not 0 <= self.null_share < 1:
+        tau = getattr(self.inner, "tau", None)
+        if tau != 1.0 or not 0 <= self.null_share < 1:
             raise InputError(
-                f"got tau {self.inner.tau} and null_share {self.null_share}, expected 1 (set gamma instead) and 0 to 1"
+                f"got tau {tau} and null_share {self.null_share}, expected 1 (set gamma instead) and 0 to 1"
             )
 
     @property
     def reward(self) -> ControlReward:
         """The reward that `collect` wants."""
         return ControlReward(self.terms)
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """See `Algorithm`."""
+        return self.inner.sampler
+
+    @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return self.inner.needs_gradient
 
     @property
     def needs_data(self) -> bool:
@@ -148,13 +165,18 @@ class Ctrl:
         return self.inner.epochs
 
     @property
+    def rows_together(self) -> int:
+        """See `Algorithm`."""
+        return self.inner.rows_together
+
+    @property
     def trained(self) -> Sequence[nn.Module]:
         """See `Algorithm`: nothing; predictors stay as they are."""
         return ()
 
     def collect(
         self,
-        policy: DenoiserFunction,
+        policy: Policy,
         reference: DenoiserFunction,
         reward: Reward,
         batch: State,
@@ -178,7 +200,7 @@ class Ctrl:
         }
 
     def loss(
-        self, policy: DenoiserFunction, reference: DenoiserFunction, experience: Experience
+        self, policy: Policy, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm`."""
         return self.inner.loss(policy, reference, experience)

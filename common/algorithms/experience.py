@@ -9,23 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.cost import Cost
 from common.diffusion import State
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What was spent, so that methods are compared at equal compute.
-
-    Attributes:
-        reward_calls: samples that a reward has scored.
-        evaluations: samples that a denoiser has seen, policy and reference alike; a backward pass counts nothing.
-    """
-
-    reward_calls: int = 0
-    evaluations: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.reward_calls + other.reward_calls, self.evaluations + other.evaluations)
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,7 @@ class Experience:
         return replace(self, extra={**self.extra, **tensors})
 
     def index(self, rows: Tensor | slice) -> Experience:
-        """The rows (K,), in that order; metrics and cost, which belong to the whole, are left out."""
+        """The rows (K,), in that order, or those of a mask (M,); without metrics and cost, which are the whole's."""
         return replace(
             self,
             **_each_row(self, lambda tensor: tensor[rows]),
@@ -129,11 +114,17 @@ class Experience:
             extra={name: cut(values) for name, values in self.extra.items()},
         )
 
-    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Experience]:
-        """All rows once, in random order, at most `size` at a time."""
-        order = torch.randperm(len(self), generator=generator).to(self.path.device)
-        for first in range(0, len(self), size):
-            yield self.index(order[first : first + size])
+    def minibatches(self, count: int, generator: torch.Generator, together: int = 1) -> Iterator[Experience]:
+        """All rows once, in random order, in `count` parts of about the same size.
+
+        Args:
+            count: of the parts.
+            generator: on the CPU.
+            together: this many rows that follow each other stay so; their number divides that of all rows.
+        """
+        groups = torch.randperm(len(self) // together, generator=generator)
+        for part in groups.tensor_split(count):
+            yield self.index((part[:, None] * together + torch.arange(together)).flatten().to(self.path.device))
 
     @staticmethod
     def concatenate(parts: Sequence[Experience]) -> Experience:

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import require_temperature, scalars, score
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, kernels, require_density, rollout, step_times
+from common.cost import Cost
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -104,9 +105,19 @@ class PathConsistency:
             )
 
     @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return False
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return False
+
+    @property
+    def rows_together(self) -> int:
+        """See `Algorithm`: paths whose mean stands for log Z."""
+        return self.group_size if self.balance == "trajectory" else 1
 
     @property
     def trained(self) -> Sequence[nn.Module]:

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import scalars, score
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, path_kl, require_density, rollout
+from common.cost import Cost
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -65,9 +66,19 @@ class PolicyGradient:
             )
 
     @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return False
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return False
+
+    @property
+    def rows_together(self) -> int:
+        """See `Algorithm`."""
+        return 1
 
     @property
     def trained(self) -> Sequence[nn.Module]:

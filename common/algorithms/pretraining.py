@@ -27,12 +27,27 @@ class Pretraining:
     likelihood: Likelihood = field(default_factory=Likelihood)
 
     @property
+    def sampler(self) -> None:
+        """See `Algorithm`: none."""
+        return
+
+    @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return False
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return True
 
     @property
     def epochs(self) -> int:
+        """See `Algorithm`."""
+        return 1
+
+    @property
+    def rows_together(self) -> int:
         """See `Algorithm`."""
         return 1
 

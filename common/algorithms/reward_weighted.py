@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import Policy, Scored, regress, require_temperature, scalars, score
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
 from common.algorithms.rollout import kernel, kernel_of, require_density, rollout
+from common.cost import Cost
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -73,9 +74,19 @@ class RewardWeighted:
             require_density(self.sampler)
 
     @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return False
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return self.source == "data"
+
+    @property
+    def rows_together(self) -> int:
+        """See `Algorithm`."""
+        return 1
 
     @property
     def trained(self) -> Sequence[nn.Module]:

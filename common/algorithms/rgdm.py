@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import regress, require_temperature, scalars, score
-from common.algorithms.experience import Cost, Experience
-from common.algorithms.rollout import Counted, kernel, kernel_of, noise_scale, require_density, rollout, step_times
+from common.algorithms.experience import Experience
+from common.algorithms.rollout import kernel, kernel_of, noise_scale, require_density, rollout, step_times
+from common.cost import Cost, Counted
 from common.diffusion import DenoiserFunction, Sampler, State, Transition
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -133,9 +134,19 @@ class Rgdm:
             )
 
     @property
+    def needs_gradient(self) -> bool:
+        """See `Algorithm`."""
+        return False
+
+    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return self.proposal == "posterior"
+
+    @property
+    def rows_together(self) -> int:
+        """See `Algorithm`."""
+        return 1
 
     @property
     def trained(self) -> Sequence[nn.Module]:

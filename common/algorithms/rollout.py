@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.algorithms.experience import Cost, Experience
+from common.algorithms.experience import Experience
+from common.cost import Cost
 from common.diffusion import SOLVERS, DenoiserFunction, Process, Sampler, State, Transition
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
@@ -21,7 +22,7 @@ def rollout_sampler(process: Process, steps: int = 20, exponent: float = 1.0) ->
 
 def noise_scale(sampler: Sampler) -> float:
     """eta of a sampler's steps."""
-    return SOLVERS[sampler.solver][1] if sampler.eta is None else sampler.eta
+    return sampler.noise_scale
 
 
 def require_density(sampler: Sampler) -> None:
@@ -44,18 +45,6 @@ def require_memoryless(sampler: Sampler) -> None:
             f"got eta {noise_scale(sampler)}, expected 1: with less noise the start of a chain decides its end, "
             "and the optimum is not the tilted law"
         )
-
-
-class Counted:
-    """A denoiser that counts the samples that it sees."""
-
-    def __init__(self, denoiser: DenoiserFunction) -> None:
-        self._denoiser = denoiser
-        self.evaluations = 0
-
-    def __call__(self, state: State, t: Tensor) -> Tensor:
-        self.evaluations += len(state)
-        return self._denoiser(state, t)
 
 
 @torch.no_grad()

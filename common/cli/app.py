@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.atomic import finite
-from common.cli.options import add_options, configs_first, explain, gather_repeated, option, read_options
+from common.cli.options import HelpFormatter, add_options, configs_first, explain, gather_repeated, option, read_options
 from common.errors import IncompleteError, InputError
 
 OK, RUNTIME_ERROR, USAGE_ERROR, INCOMPLETE = 0, 1, 2, 3
@@ -109,7 +109,7 @@ def _say(program: str, kind: str, message: str) -> None:
 
 
 def _parser(program: str, description: str, verbs: Sequence[Verb]) -> ArgumentParser:
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, formatter_class=HelpFormatter)
     choices = parser.add_subcommands(required=True, dest="verb", title="verbs", metavar="VERB")
     for verb in verbs:
         subparser = ArgumentParser(description=verb.help, exit_on_error=False)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from common.cli.app import CommonOptions
 from common.cli.options import argument, option
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.rewards.conditions import Find
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,10 @@ class GenerationOptions(CommonOptions):
 
     model: str = argument("name of a shipped model, a model folder, or a run directory")
     num_samples: int = option(16, "number of samples")
+    target: list[str] = option(
+        [], "what samples are asked for, may be repeated: gap=4.5 for a model with that control input"
+    )
+    strength: float = option(1.0, "how strongly control inputs act: 0 is the base, above 1 more than was trained")
     steps: int | None = option(None, "network evaluations a sample (default: the model's recommendation)")
     solver: str | None = option(None, "ancestral, ddim, dpm2 or sde-dpm2 (default: the model's recommendation)")
     eta: float | None = option(None, "noise scale of the solver, 0 (deterministic) to 1")
@@ -46,6 +53,29 @@ class GenerationOptions(CommonOptions):
                 raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
         if self.seed < 0:
             raise InputError(f"got --seed {self.seed}, expected a number from 0 on")
+
+
+def control_targets(texts: Sequence[str], find: Find) -> dict[str, float]:
+    """Name of a control -> what is asked for, from `--target`; a class is its index.
+
+    Raises:
+        InputError: a text that does not ask for one value.
+    """
+    from common.rewards.conditions import parse
+    from common.rewards.goals import Category, Target
+
+    targets: dict[str, float] = {}
+    for condition in parse(texts, find) if texts else ():
+        goal = condition.goal
+        if isinstance(goal, Target):
+            targets[condition.quantity.name] = goal.value
+        elif isinstance(goal, Category) and goal.index is not None:
+            targets[condition.quantity.name] = goal.index
+        else:
+            name, labels = condition.quantity.name, condition.quantity.categories
+            expected = f"{name}=NAME with one of {', '.join(labels)}" if labels else f"a value such as {name}=..."
+            raise InputError(f"got --target '{condition.text}', expected {expected}")
+    return targets
 
 
 class SampleSet(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -9,11 +10,19 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, TypeVar, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from common.named import nearest
 
 Options = TypeVar("Options")
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """What `--help` shows, with types in words: `settings` are names with values, as JSON or as YAML."""
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        text = super()._get_type_str(action)
+        return "settings" if text == str(dict) else text
 
 
 def option(default: Any, help: str) -> Any:
@@ -23,9 +32,9 @@ def option(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-def argument(help: str) -> Any:
-    """A field of an options class that is positional and must be given."""
-    return dataclasses.field(metadata={"help": help, "positional": True})
+def argument(help: str, several: bool = False) -> Any:
+    """A field of an options class that is positional and must be given; a `list[str]` of one or more if `several`."""
+    return dataclasses.field(metadata={"help": help, "positional": True, "nargs": "+" if several else None})
 
 
 def add_options(parser: ArgumentParser, options: type) -> None:
@@ -35,11 +44,16 @@ def add_options(parser: ArgumentParser, options: type) -> None:
     for field in dataclasses.fields(options):
         text = field.metadata["help"]
         if field.metadata.get("positional"):
-            parser.add_argument(field.name, type=hints[field.name], help=text)
+            if field.metadata["nargs"]:
+                parser.add_argument(field.name, type=str, nargs=field.metadata["nargs"], help=text)
+            else:
+                parser.add_argument(field.name, type=hints[field.name], help=text)
             continue
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
         flag = "--" + field.name.replace("_", "-")
-        if hints[field.name] is bool:
+        if hints[field.name] is bool and default:
+            parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=True, help=text)
+        elif hints[field.name] is bool:
             parser.add_argument(flag, action="store_true", default=default, help=text)
         else:
             parser.add_argument(flag, type=hints[field.name], default=default, help=text)
@@ -86,6 +100,7 @@ def read_options(namespace: Namespace, options: type[Options]) -> Options:
 def explain(message: str, options: type | None) -> str:
     """A parser's complaint as one line, naming the nearest option where one is unknown."""
     line = " ".join(message.split())
+    line = line.replace("a <class 'dict'>", 'settings such as {"name": "..."}')
     line = re.sub(r"<class '(\w+)'>", r"\1", line)
     key = re.search(r"does not accept option '([^']+)'", line)
     flag = re.search(r"unrecognized arguments: --([\w-]+)", line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,35 +19,26 @@ if TYPE_CHECKING:
 
 # What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
 _FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
-                   "log_every", "measure_every", "measure_samples", "overwrite", "workers"}  # fmt: skip
+                   "log_every", "measure_every", "measure_samples", "overwrite", "workers", "time_limit"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(CommonOptions):
-    """Options of `train` in both domains."""
+class LongRunOptions(CommonOptions):
+    """Options of every verb that trains something in a run directory."""
 
     data_folder: str = option("data", "folder that holds the named data sets")
     output_dir: str = option("", "run directory (default: runs/NAME)")
-    name: str = option("", "name of the model (default: DATA-NETWORK)")
-    schedule: dict = option({"name": "cosine"}, "noise schedule by name, with its settings")
-    sampler: dict = option({"steps": 50, "solver": "sde-dpm2"}, "recommended sampler: steps, solver, eta, exponent")
+    name: str = option("", "name of the model (default: from what it is made of)")
     optimiser: dict = option(
         {"name": "adamw"}, "optimiser by name, with learning_rate, weight_decay, warmup_steps, ..."
     )
     steps: int = option(10000, "optimiser steps of the whole run")
     batch_size: int = option(128, "samples a process and step")
-    accumulate: int = option(1, "batches per optimiser step")
-    max_weight: float | None = option(None, "ceiling of the loss weight relative to the x0 error")
-    timesteps: int | None = option(None, "train on the times i / timesteps (EDM: 1000) instead of all of [0, 1]")
-    focus: tuple[float, float, float] | None = option(
-        None, "[share, location, scale]: draw this share of the times from a logit-normal law"
-    )
     ema_decay: float = option(0.999, "memory of the weight average")
     precision: str = option("auto", "float32, bf16 (autocast), or auto: bf16 where the device has it in hardware")
     device: str = option("auto", "auto, cpu, cuda or mps")
     devices: int = option(1, "processes: GPUs, or CPU processes")
     seed: int = option(0, "seed of initial weights, order, noise and times")
-    init_from: str | None = option(None, "start from the weights of this model (name or folder)")
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
     max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
     log_every: int = option(50, "steps between entries in the logs")
@@ -58,7 +49,7 @@ class TrainingOptions(CommonOptions):
 
     def check(self) -> None:
         """Raise `InputError` for numbers out of range."""
-        for name in ("steps", "batch_size", "accumulate", "devices"):
+        for name in ("steps", "batch_size", "devices"):
             if getattr(self, name) < 1:
                 raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
 
@@ -69,6 +60,38 @@ class TrainingOptions(CommonOptions):
 
         return build(OptimiserConfig, self.optimiser, "optimiser")
 
+    def fit_config(self, device: str) -> FitConfig:
+        """What the options say of the whole run, on `device`."""
+        from common.training.fit import FitConfig
+
+        return FitConfig(
+            max_steps=self.steps, precision=self.precision, devices=self.devices,
+            device=device.split(":")[0], ema_decay=self.ema_decay, seed=self.seed,
+            checkpoint_minutes=self.checkpoint_minutes, max_minutes=self.max_minutes,
+            measure_every=self.measure_every, log_every=self.log_every,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(LongRunOptions):
+    """Options of `train` in both domains."""
+
+    schedule: dict = option({"name": "cosine"}, "noise schedule by name, with its settings")
+    sampler: dict = option({"steps": 50, "solver": "sde-dpm2"}, "recommended sampler: steps, solver, eta, exponent")
+    accumulate: int = option(1, "batches per optimiser step")
+    max_weight: float | None = option(None, "ceiling of the loss weight relative to the x0 error")
+    timesteps: int | None = option(None, "train on the times i / timesteps (EDM: 1000) instead of all of [0, 1]")
+    focus: tuple[float, float, float] | None = option(
+        None, "[share, location, scale]: draw this share of the times from a logit-normal law"
+    )
+    init_from: str | None = option(None, "start from the weights of this model (name or folder)")
+
+    def check(self) -> None:
+        """See `LongRunOptions.check`."""
+        super().check()
+        if self.accumulate < 1:
+            raise InputError(f"got --accumulate {self.accumulate}, expected at least 1")
+
     def batch_config(self) -> BatchConfig:
         """What the options say of one step."""
         from common.training.pretrain import BatchConfig
@@ -76,23 +99,17 @@ class TrainingOptions(CommonOptions):
         return BatchConfig(self.batch_size, self.max_weight, self.timesteps, self.focus)
 
     def fit_config(self, device: str) -> FitConfig:
-        """What the options say of the whole run, on `device`."""
-        from common.training.fit import FitConfig
-
-        return FitConfig(
-            max_steps=self.steps, accumulate=self.accumulate, precision=self.precision, devices=self.devices,
-            device=device.split(":")[0], ema_decay=self.ema_decay, seed=self.seed,
-            checkpoint_minutes=self.checkpoint_minutes, max_minutes=self.max_minutes,
-            measure_every=self.measure_every, log_every=self.log_every,
-        )  # fmt: skip
+        """See `LongRunOptions.fit_config`."""
+        return replace(super().fit_config(device), accumulate=self.accumulate)
 
 
 def run_training(
-    options: TrainingOptions,
+    options: LongRunOptions,
     program: str,
     model: TrainableModel,
     train: Callable[[Path, FitConfig], FitResult],
     facts: Mapping[str, Any],
+    hint: str = "",
 ) -> dict[str, Any]:
     """Make the run directory, train, say what came of it.
 
@@ -102,6 +119,7 @@ def run_training(
         model: as `train` trains it.
         train: (directory, config) -> result.
         facts: of the data, for `run.json`.
+        hint: what else the printed command to generate needs.
 
     Raises:
         InputError: a run directory that cannot be used.
@@ -129,7 +147,7 @@ def run_training(
     if result.is_first_process and not options.json:
         print(f"{name}: {training['samples_seen']} samples seen in {training['steps']} steps")
         print(f"  model       {path / 'model'}")
-        print(f"  generate    {program} generate {path}")
+        print(f"  generate    {program} generate {path}{hint}")
     if not result.finished:
         raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
     return {"output_dir": str(path), "name": name, "training": training}

@@ -4,7 +4,9 @@ As in CTRL's code (arXiv 2406.12120): what is asked for enters as an embedding t
 embedding is, zero at first, with a NULL row for "not asked"; low-rank adapters (LoRA, arXiv 2106.09685) let the frozen
 layers answer. At step 0 the controlled denoiser equals its base bit for bit, for W + 0 = W and h + 0 = h.
 
-Our choice: a sample that asks for nothing is given to the base itself, adapters off, so it stays equal to it for ever.
+Our choices: a sample that asks for nothing is given to the base itself, adapters off, so it stays equal to it for ever;
+and so is every sample at times below `active_from`. There a chain is nearly done: it decides nothing any more, while the
+densities of its steps are so sharp that they would fill the gradient with noise.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from common.diffusion.process import Process
 from common.diffusion.state import State
 from common.errors import InputError
 from common.named import build, nearest
+
+# Of a predictor of y: mean (B,) and std (B,) of a continuous y, or logits (B, C) of a class.
+Predicted = tuple[Tensor, Tensor] | Tensor
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,31 @@ class Control:
         if self.classes and (values >= self.classes).any():
             raise InputError(f"control '{self.name}': got class {int(values.max())}, expected below {self.classes}")
         return values >= 0 if self.classes else ~torch.isnan(values)
+
+    def log_prob(self, state: State, predicted: Predicted, scale: float = 1.0) -> Tensor:
+        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked.
+
+        Args:
+            state: B states.
+            predicted: of them.
+            scale: calibration: factor of the std, or temperature of the logits.
+        """
+        asked = self.asked(state)
+        mean = predicted if isinstance(predicted, Tensor) else predicted[0]
+        if isinstance(predicted, Tensor) != bool(self.classes):
+            given, kind = ("logits", "continuous") if isinstance(predicted, Tensor) else ("mean and std", "a class")
+            raise InputError(f"control '{self.name}' is {kind}, but its predictor gives {given}")
+        if not asked.any():
+            return mean.new_zeros(len(state))
+        wanted = state.condition[self.name]
+        if isinstance(predicted, Tensor):
+            all_classes = (predicted / scale).log_softmax(dim=-1)
+            found = all_classes.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
+        else:
+            # A blank stands in for what is not asked, so that no NaN enters the gradient.
+            target = torch.where(asked, wanted.to(mean.dtype), mean.detach())
+            found = torch.distributions.Normal(mean, predicted[1] * scale, validate_args=False).log_prob(target)
+        return torch.where(asked, found, torch.zeros_like(found))
 
 
 class LowRank(nn.Module):
@@ -117,10 +147,13 @@ class _Embedding(nn.Module):
 class ControlledDenoiser(nn.Module):
     """A denoiser with control inputs, whose base stays as it is: (state_t, t) -> x0_hat.
 
+    Without controls it is the base with adapters, which act on every sample.
+
     Args:
         base: trained; it is copied, and the copy is frozen.
         controls: what samples can be asked for.
         rank: of the adapters; every linear layer gets one whose widths are both at least that. 0 for none.
+        active_from: time from which, towards noise, control and adapters act.
         alpha: the adapters' scale is alpha / rank; None for alpha = rank.
         site: dotted name of the submodule of the network to whose output (B, W), (B, N, W), or (number of real points,
             W) the control's embedding is added; None asks the network for its `control_site`.
@@ -136,21 +169,26 @@ class ControlledDenoiser(nn.Module):
         rank: int = 8,
         alpha: float | None = None,
         site: str | None = None,
+        active_from: float = 0.0,
     ) -> None:
         super().__init__()
         self.base = copy.deepcopy(base).requires_grad_(False)
         self.controls = tuple(controls)
-        if not controls or len({control.name for control in controls}) < len(controls) or rank < 0:
+        names = [control.name for control in controls]
+        if len(set(names)) < len(names) or rank < 0 or not (names or rank) or not 0 <= active_from < 1:
             raise InputError(
-                f"got controls {[control.name for control in controls]} and rank {rank}, "
-                "expected at least one control, each of a name of its own, and at least 0"
+                f"got controls {names}, rank {rank} and active_from {active_from}, expected controls each of a name "
+                "of its own, or a rank above 0, or both; and a time from 0 to below 1"
             )
+        self.active_from = active_from
         self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
-        self.site = _find_site(self.base.network, site)
-        width = _width(self.base.network.get_submodule(self.site))
+        self.site = _find_site(self.base.network, site) if controls else None
         reference = next(self.base.network.parameters())
-        self.branch = nn.ModuleList(_Embedding(control, width) for control in controls).to(reference)
-        self._adapters = _adapt(self.base.network, rank, self.alpha)
+        self.branch = nn.ModuleList()
+        if self.site is not None:
+            width = _width(self.base.network.get_submodule(self.site))
+            self.branch.extend(_Embedding(control, width).to(reference) for control in controls)
+        self.adapters = _adapt(self.base.network, rank, self.alpha)
 
     @property
     def process(self) -> Process:
@@ -174,6 +212,7 @@ class ControlledDenoiser(nn.Module):
             "rank": self.rank,
             "alpha": self.alpha,
             "site": self.site,
+            "active_from": self.active_from,
         }
 
     def uncontrolled(self, state: State, t: Tensor) -> Tensor:
@@ -181,8 +220,10 @@ class ControlledDenoiser(nn.Module):
         return self.base(state, t)
 
     def forward(self, state: State, t: Tensor) -> Tensor:
-        """x0_hat (B, N, D); samples that ask for nothing get the base's, exactly."""
-        asked = torch.stack([control.asked(state) for control in self.controls]).any(dim=0)
+        """x0_hat (B, N, D); samples that ask for nothing, or are past `active_from`, get the base's, exactly."""
+        asked = t >= self.active_from
+        if self.controls:
+            asked = asked & torch.stack([control.asked(state) for control in self.controls]).any(dim=0)
         if not asked.any():
             return self.base(state, t)
         if asked.all():
@@ -208,21 +249,25 @@ class ControlledDenoiser(nn.Module):
         return denoiser
 
     def _controlled(self, state: State, t: Tensor) -> Tensor:
-        embedding = torch.stack([embed(state) for embed in self.branch]).sum(dim=0)
-        with self._active(_adder(embedding, state.mask)):
+        with self._active(state):
             return self.base(state, t)
 
     @contextmanager
-    def _active(self, hook: Callable[[nn.Module, Any, Tensor], Tensor]) -> Iterator[None]:
+    def _active(self, state: State) -> Iterator[None]:
         """Adapters on, and the embedding added at its site, for as long as one evaluation takes."""
-        handle = self.base.network.get_submodule(self.site).register_forward_hook(hook)
-        for adapter in self._adapters:
+        handle = None
+        if self.site is not None:
+            embedding = torch.stack([embed(state) for embed in self.branch]).sum(dim=0)
+            hook = _adder(embedding, state.mask)
+            handle = self.base.network.get_submodule(self.site).register_forward_hook(hook)
+        for adapter in self.adapters:
             adapter.active = True
         try:
             yield
         finally:
-            handle.remove()
-            for adapter in self._adapters:
+            if handle is not None:
+                handle.remove()
+            for adapter in self.adapters:
                 adapter.active = False
 
 
@@ -280,3 +325,34 @@ def _width_or_none(module: nn.Module) -> int | None:
     """The width of what a linear layer, or a sequence with one in it, gives."""
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     return linear[-1].out_features if isinstance(module, nn.Linear | nn.Sequential) and linear else None
+
+
+def controls_of(denoiser: nn.Module) -> tuple[Control, ...]:
+    """What samples of a denoiser can be asked for; nothing for one without control inputs."""
+    return denoiser.controls if isinstance(denoiser, ControlledDenoiser) else ()
+
+
+def with_strength(denoiser: Denoiser | ControlledDenoiser, strength: float) -> DenoiserFunction:
+    """See `ControlledDenoiser.with_strength`; an `InputError` for a denoiser without control inputs."""
+    if isinstance(denoiser, ControlledDenoiser):
+        return denoiser.with_strength(strength)
+    if strength != 1.0:
+        raise InputError(f"got strength {strength}, but this model has no control inputs; leave it out")
+    return denoiser
+
+
+def asked_for(controls: Sequence[Control], targets: Mapping[str, float], count: int) -> dict[str, Tensor]:
+    """Conditions (count,) for samples that are all asked for `targets`, by name; nothing for controls left out.
+
+    Raises:
+        InputError: a target for which there is no control.
+    """
+    known = {control.name: control for control in controls}
+    for name in targets:
+        if name not in known:
+            names = f"its control inputs are {', '.join(known)}" if known else "it has no control inputs"
+            raise InputError(f"the model cannot be asked for '{name}'{nearest(name, known)}: {names}")
+    return {
+        name: torch.full_like(control.nothing(count), targets[name]) if name in targets else control.nothing(count)
+        for name, control in known.items()
+    }

@@ -91,7 +91,8 @@ class Denoiser(nn.Module):
     """A network with the meaning of its output.
 
     Args:
-        network: (x_t (B, N, D), t (B,), mask (B, N), context) -> raw (B, N, D).
+        network: (x_t (B, N, D), t (B,), mask (B, N), context) -> raw (B, N, D); what else of a state's condition it is
+            told, by name, stands in its `conditions`.
         process: the process that it denoises.
         parameterisation: what raw output means.
     """
@@ -104,7 +105,8 @@ class Denoiser(nn.Module):
 
     def forward(self, state: State, t: Tensor) -> Tensor:
         """x0_hat (B, N, D) in the process's space, for x_t = state.x at times t (B,)."""
-        raw = self.network(state.x, t, state.mask, state.condition.get("context"))
+        told = {name: state.condition.get(name) for name in getattr(self.network, "conditions", ())}
+        raw = self.network(state.x, t, state.mask, state.condition.get("context"), **told)
         alpha, sigma = self.process.schedule.alpha_sigma(t)
         x0_hat = self.parameterisation.x0_hat(raw.to(state.x.dtype), state.x, alpha, sigma)
         return self.process.space.project(x0_hat, state.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,14 +11,28 @@ from torch import Tensor
 
 from common.diffusion.denoiser import DenoiserFunction
 from common.diffusion.noise import SampleNoise, sample_seeds
-from common.diffusion.sampler import Sampler
 from common.diffusion.state import State, size_mask
 from common.precision import autocast
 
 
+class StateSampler(Protocol):
+    """What draws a batch: a `Sampler`, or one with guidance."""
+
+    def sample(
+        self,
+        denoiser: DenoiserFunction,
+        mask: Tensor,
+        n_channels: int,
+        noise: SampleNoise,
+        condition: Mapping[str, Tensor] | None = None,
+    ) -> State:
+        """Clean states (B, N, D) for a mask (B, N)."""
+        ...
+
+
 def generate_states(
     denoiser: DenoiserFunction,
-    sampler: Sampler,
+    sampler: StateSampler,
     sizes: np.ndarray,
     n_channels: int,
     *,

@@ -14,6 +14,7 @@ from torch import nn
 
 from common.atomic import atomic_writer, write_json
 from common.diffusion import PARAMETERISATIONS, SCHEDULES, SPACES, Denoiser, Process
+from common.diffusion.control import ControlledDenoiser, build_controlled
 from common.errors import InputError
 from common.named import build_named
 
@@ -85,16 +86,18 @@ def build_denoiser(
     description: Mapping[str, Any],
     networks: Mapping[str, Callable[..., nn.Module]],
     parameterisations: Mapping[str, Callable[..., Any]] = PARAMETERISATIONS,
-) -> Denoiser:
-    """An untrained denoiser from the `network`, `schedule`, `space` and `parameterisation` of a description."""
+) -> Denoiser | ControlledDenoiser:
+    """An untrained denoiser from the `network`, `schedule`, `space` and `parameterisation` of a description; with
+    control inputs, if it has `control`."""
     process = Process(
         build_named(description["schedule"], SCHEDULES, "schedule"), build_named(description["space"], SPACES, "space")
     )
-    return Denoiser(
+    denoiser = Denoiser(
         build_named(description["network"], networks, "network"),
         process,
         build_named(description["parameterisation"], parameterisations, "parameterisation"),
     )
+    return build_controlled(denoiser, description["control"]) if "control" in description else denoiser
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:

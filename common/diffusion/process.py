@@ -28,6 +28,15 @@ class Process:
         alpha, sigma = (v[:, None, None] for v in self.schedule.alpha_sigma(t))
         return alpha * x0 + sigma * self.space.project(noise, mask)
 
+    def renoise(self, x_s: Tensor, mask: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """(B, N, D) state at t (B,) > s (B,) from the state x_s (B, N, D) at s: the forward step q(x_t | x_s)."""
+        (alpha_s, _), (alpha_t, sigma_t) = (self.schedule.alpha_sigma(time) for time in (s, t))
+        # As in `posterior`: the fresh share of the noise at t, without cancellation.
+        fresh = -torch.expm1(self.schedule.log_snr(t) - self.schedule.log_snr(s))
+        std = sigma_t * fresh.clamp(min=0).sqrt()
+        noise = self.space.project(noise, mask)
+        return (alpha_t / alpha_s)[:, None, None] * x_s + std[:, None, None] * noise
+
     def posterior(
         self, x_t: Tensor, x0_hat: Tensor, mask: Tensor, t: Tensor, s: Tensor, eta: float = 1.0
     ) -> Transition:

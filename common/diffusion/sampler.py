@@ -29,6 +29,36 @@ from common.named import build
 
 NoiseSource = Callable[[Tensor, int], Tensor]
 
+
+@dataclass(frozen=True)
+class Visit:
+    """A chain at one of its times, after the denoiser was asked and before the step: what a hook may change.
+
+    Attributes:
+        place: of t among the sampler's times.
+        t: time.
+        s: time after the step; None before the last step, which ends at the clean state.
+        state: B states at t.
+        x0_hat: (B, N, D) the denoiser's estimate there.
+        previous: (B, N, D) its estimate one time before, which second-order solvers use; None at the first.
+    """
+
+    place: int
+    t: float
+    s: float | None
+    state: State
+    x0_hat: Tensor
+    previous: Tensor | None
+
+    def index(self, rows: Tensor) -> Visit:
+        """The chains at `rows` (K,), in that order: some go on several times, others not at all."""
+        previous = None if self.previous is None else self.previous[rows]
+        return replace(self, state=self.state.index(rows), x0_hat=self.x0_hat[rows], previous=previous)
+
+
+# What happens to chains between two steps; the number of chains stays.
+Revise = Callable[[Visit], Visit]
+
 # name -> (order, eta)
 SOLVERS = {"ancestral": (1, 1.0), "ddim": (1, 0.0), "dpm2": (2, 0.0), "sde-dpm2": (2, 1.0)}
 
@@ -40,7 +70,7 @@ class Step:
     Attributes:
         t: time before the step.
         s: time after it; None for the last step, which ends at the clean state.
-        before: state at t.
+        before: state at t, after the hook, if there is one.
         x0_hat: (B, N, D) the denoiser's estimate at t.
         transition: the law from which `after` was drawn.
         after: state at s.
@@ -88,6 +118,11 @@ class Sampler:
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_eta", eta)
 
+    @property
+    def noise_scale(self) -> float:
+        """eta of the steps."""
+        return self._eta
+
     @classmethod
     def edm(cls, process: Process, timesteps: int = 1000) -> Sampler:
         """EDM's sampler exactly: T ancestral steps and one noisy read-out, T + 1 evaluations (arXiv 2203.17003)."""
@@ -117,6 +152,7 @@ class Sampler:
         n_channels: int,
         noise: NoiseSource,
         condition: Mapping[str, Tensor] | None = None,
+        revise: Revise | None = None,
     ) -> State:
         """Clean states (B, N, D) for a mask (B, N).
 
@@ -126,14 +162,20 @@ class Sampler:
             n_channels: D.
             noise: (mask, D) -> standard Gaussian noise; see `SampleNoise`.
             condition: passed on in each state.
+            revise: see `reverse`.
         """
         state = State(self.process.prior(noise(mask, n_channels), mask), mask, condition or {})
-        for step in self.reverse(denoiser, state, noise):
+        for step in self.reverse(denoiser, state, noise, revise):
             state = step.after
         return state
 
-    def reverse(self, denoiser: DenoiserFunction, prior: State, noise: NoiseSource) -> Iterator[Step]:
-        """The steps from a prior state (t = 1) to the clean state. Gradients flow unless the caller forbids them."""
+    def reverse(
+        self, denoiser: DenoiserFunction, prior: State, noise: NoiseSource, revise: Revise | None = None
+    ) -> Iterator[Step]:
+        """The steps from a prior state (t = 1) to the clean state. Gradients flow unless the caller forbids them.
+
+        `revise` may put other chains in the place of these at each time: see `common.guidance`.
+        """
         times = self.times().tolist()
         log_snr = self.process.schedule.log_snr(torch.tensor(times, dtype=torch.float64)).tolist()
         state, previous = prior, None
@@ -141,6 +183,9 @@ class Sampler:
             s = times[i + 1] if i + 1 < len(times) else None
             t_batch = state.x.new_full((len(state),), t)
             x0_hat = denoiser(state, t_batch)
+            if revise is not None:
+                visit = revise(Visit(i, t, s, state, x0_hat, previous))
+                state, x0_hat, previous = visit.state, visit.x0_hat, visit.previous
             if s is None:
                 transition = self._read_out(x0_hat, t_batch, state.mask)
             else:

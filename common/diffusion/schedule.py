@@ -38,6 +38,17 @@ class VariancePreserving:
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
+def _interpolated(table: Tensor, t: Tensor) -> Tensor:
+    """Values at times t, any shape, of a table (T,) that is laid evenly over [0, 1]."""
+    table = table.to(t.device, t.dtype)
+    position = t.clamp(0, 1) * (len(table) - 1)
+    # Float error in i / (T - 1) * (T - 1) must not leave the grid point i.
+    nearest = position.round()
+    position = torch.where((position - nearest).abs() < 1e-3, nearest, position)
+    low = position.floor().long().clamp(max=len(table) - 2)
+    return torch.lerp(table[low], table[low + 1], position - low)
+
+
 @lru_cache(maxsize=16)
 def _polynomial_log_snr(timesteps: int, power: float, precision: float) -> Tensor:
     """(timesteps + 1,) float64 log-SNR table of EDM's polynomial schedule (arXiv 2203.17003, appendix B).
@@ -62,14 +73,37 @@ class Polynomial(VariancePreserving):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """See `Schedule.log_snr`."""
-        table = _polynomial_log_snr(self.timesteps, self.power, self.precision).to(t.device, t.dtype)
-        position = t.clamp(0, 1) * self.timesteps
-        # Float error in i / timesteps * timesteps must not leave the grid point i.
-        nearest = position.round()
-        position = torch.where((position - nearest).abs() < 1e-3, nearest, position)
-        low = position.floor().long().clamp(max=self.timesteps - 1)
-        weight = position - low
-        return torch.lerp(table[low], table[low + 1], weight)
+        return _interpolated(_polynomial_log_snr(self.timesteps, self.power, self.precision), t)
+
+
+@lru_cache(maxsize=16)
+def _linear_beta_log_snr(timesteps: int, start: float, end: float) -> Tensor:
+    """(timesteps,) float64 log-SNR after 1, 2, ... steps of DDPM: alpha^2 is the product of 1 - beta so far."""
+    kept = torch.log1p(-torch.linspace(start, end, timesteps, dtype=torch.float64)).cumsum(0)
+    return kept - torch.log(-torch.expm1(kept))
+
+
+@dataclass(frozen=True)
+class LinearBeta(VariancePreserving):
+    """DDPM's noise levels, beta_1 = start to beta_T = end in T = timesteps equal rises (arXiv 2006.11239, section 4).
+
+    Step k of T is t = (k - 1) / (T - 1), so that a sampler of T ancestral steps is DDPM's; between, log-SNR is linear.
+    """
+
+    timesteps: int = 1000
+    start: float = 1e-4
+    end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 2 or not 0 < self.start <= self.end < 1:
+            raise ValueError(
+                f"got {self.timesteps} timesteps and beta from {self.start} to {self.end}, "
+                "expected at least 2, and rising numbers between 0 and 1"
+            )
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """See `Schedule.log_snr`."""
+        return _interpolated(_linear_beta_log_snr(self.timesteps, self.start, self.end), t)
 
 
 @dataclass(frozen=True)
@@ -115,6 +149,7 @@ class LinearPath:
 
 SCHEDULES = {
     "polynomial_2": Polynomial,
+    "linear_beta": LinearBeta,
     "cosine": Cosine,
     "linear_log_snr": LinearLogSNR,
     "linear_path": LinearPath,

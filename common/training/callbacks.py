@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
-from common.diffusion import Denoiser
 from common.training.module import DiffusionTraining
+from common.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class WarmedEMA(WeightAveraging):
         super().__init__(multi_avg_fn=average, use_buffers=False)
 
     @property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> torch.nn.Module:
         """The averaged denoiser of a running fit."""
         if self._average_model is None:
             raise RuntimeError("the average exists while a fit runs")
@@ -145,41 +145,93 @@ class ProgressLines(Callback):
             if name.startswith("train/") and "samples" not in name and "factor" not in name
         )
         logger.info(
-            "step %d/%d  %s  %.0f samples/s  %s left",
+            "step %d/%d  %s  %.3g samples/s  %s left",
             module.steps, module.max_steps, parts, (module.samples_seen - samples) / (now - then), _duration(left_s),
         )  # fmt: skip
         self._mark = (now, module.steps, module.samples_seen)
+
+
+# Averaged denoiser -> name -> value; `NAME_error` is the standard error of NAME.
+Measure = Callable[[Any], Mapping[str, float]]
 
 
 class Measurements(Callback):
     """Every few steps, measures the averaged denoiser and logs what comes back under `sample/`.
 
     Args:
-        measure: denoiser -> name -> value; runs on the first process.
-        every_steps: steps between measurements.
+        measure: runs on the first process.
+        every_steps: steps between measurements; also before the first one, if there is a watch.
         ema: where the averaged weights are.
+        watch: warns when the reward is gained at the cost of something else.
+        stop_early: end the run when the watch has warned twice in a row, with the weights of the last good measurement.
+
+    Attributes:
+        stopped_early: that has happened.
+        best: the weights of the last good measurement, on the CPU.
     """
 
-    def __init__(self, measure: Callable[[Denoiser], Mapping[str, float]], every_steps: int, ema: WarmedEMA) -> None:
+    def __init__(
+        self,
+        measure: Measure,
+        every_steps: int,
+        ema: WarmedEMA,
+        watch: Watch | None = None,
+        stop_early: bool = False,
+    ) -> None:
         self.measure = measure
         self.every_steps = every_steps
         self.ema = ema
+        self.watch = watch
+        self.stop_early = stop_early
+        self.stopped_early = False
+        self.best: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Measures what training starts from, against which the watch compares."""
+        module = _training(pl_module)
+        if self.watch is not None and module.steps == 0 and trainer.is_global_zero:
+            self._measure(trainer, module, module.denoiser)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measures when due."""
         module = _training(pl_module)
-        if not module.between_steps or module.steps % self.every_steps or not trainer.is_global_zero:
+        if not module.between_steps or module.steps % self.every_steps:
             return
-        denoiser = self.ema.denoiser
+        warned = trainer.is_global_zero and self._measure(trainer, module, self.ema.denoiser)
+        if self.stop_early and trainer.strategy.reduce_boolean_decision(warned, all=False):
+            self.stopped_early = True
+            trainer.should_stop = True
+
+    def _measure(self, trainer: lightning.Trainer, module: DiffusionTraining, denoiser: torch.nn.Module) -> bool:
+        """Measure, log, warn; whether the watch has had enough."""
         denoiser.eval()
-        values = {f"sample/{name}": float(value) for name, value in self.measure(denoiser).items()}
+        found = {name: float(value) for name, value in self.measure(denoiser).items()}
+        values = {f"sample/{name}": value for name, value in found.items()}
         values["sample/seconds"] = module.seconds
         values["sample/samples_seen"] = float(module.samples_seen)
         for run_logger in trainer.loggers:
             run_logger.log_metrics(values, step=module.steps)
-        logger.info("step %d  %s", module.steps, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        shown = {name: value for name, value in found.items() if not name.endswith("_error")}
+        logger.info("step %d  %s", module.steps, "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+        if self.watch is None:
+            return False
+        warnings = self.watch.look(found)
+        for line in warnings:
+            logger.warning("step %d: %s", module.steps, line)
+        if not warnings and self.stop_early:
+            self.best = {name: value.detach().cpu().clone() for name, value in denoiser.state_dict().items()}
+        return self.watch.alarmed
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the watch compares with goes into the checkpoint."""
+        return {} if self.watch is None else {"watch": self.watch.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        if self.watch is not None and "watch" in state_dict:
+            self.watch.restore(state_dict["watch"])
 
 
 def _training(module: torch.nn.Module) -> DiffusionTraining:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +12,17 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
-from common.algorithms.likelihood import Likelihood
+from common.algorithms.algorithm import Algorithm
+from common.algorithms.experience import Cost
 from common.allocator import tune_allocator
-from common.diffusion import Denoiser
 from common.errors import InputError
 from common.precision import PRECISIONS, pick_precision
-from common.training.callbacks import CheckpointKeeper, Measurements, ProgressLines, WarmedEMA
-from common.training.module import BatchSource, DiffusionTraining
+from common.training.callbacks import CheckpointKeeper, Measure, Measurements, ProgressLines, WarmedEMA
+from common.training.module import BatchSource, DiffusionTraining, Guide, Pieces
 from common.training.optimiser import OptimiserConfig
+from common.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -66,30 +67,51 @@ class FitResult:
         steps: optimiser steps taken.
         samples_seen: clean states seen.
         seconds: spent in training, over all resumptions.
-        finished: whether the run reached its last step.
+        finished: whether the run reached its last step, or was stopped early by its watch.
         is_first_process: whether this process should write results.
+        cost: reward calls and network evaluations of collecting experience.
+        stopped_early: see `Measurements`; then the weights are those of its last good measurement.
     """
 
-    denoiser: Denoiser
+    denoiser: nn.Module
     steps: int
     samples_seen: int
     seconds: float
     finished: bool
     is_first_process: bool
+    cost: Cost
+    stopped_early: bool = False
 
 
 def fit(
-    denoiser: Denoiser,
-    algorithm: Likelihood,
+    denoiser: nn.Module,
+    algorithm: Algorithm,
     optimiser: OptimiserConfig,
     batches: BatchSource,
     config: FitConfig,
     directory: Path,
     *,
     resume: bool = False,
-    measure: Callable[[Denoiser], Mapping[str, float]] | None = None,
+    measure: Measure | None = None,
+    guide: Guide | None = None,
+    pieces: Pieces = Pieces(),  # noqa: B008 (frozen)
+    watch: Watch | None = None,
+    stop_early: bool = False,
 ) -> FitResult:
     """Train; logs go to `directory/logs`, the resumable state to `directory/checkpoints/last.ckpt`.
+
+    Args:
+        denoiser: what is trained.
+        algorithm: how.
+        optimiser: see there.
+        batches: (start, rank, world_size) -> endless batches.
+        config: see there.
+        directory: of the run.
+        resume: go on from the checkpoint.
+        measure: averaged denoiser -> name -> value, every `config.measure_every` steps.
+        guide: reference and reward of a fine-tuning run.
+        pieces: how an experience is gone through.
+        watch, stop_early: see `Measurements`.
 
     Raises:
         InputError: unusable options, or nothing to resume.
@@ -99,7 +121,7 @@ def fit(
     tune_allocator()
     module = DiffusionTraining(
         denoiser, algorithm, optimiser, batches,
-        max_steps=config.max_steps, accumulate=config.accumulate, seed=config.seed,
+        max_steps=config.max_steps, accumulate=config.accumulate, seed=config.seed, guide=guide, pieces=pieces,
     )  # fmt: skip
     ema = WarmedEMA(config.ema_decay)
     keeper = CheckpointKeeper(
@@ -111,8 +133,10 @@ def fit(
         raise InputError(f"nothing to resume: {keeper.path} does not exist; leave --resume out to start")
     on_terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [ema, RichProgressBar() if on_terminal else ProgressLines(), keeper]
+    measurements = None
     if measure is not None and config.measure_every > 0:
-        callbacks.insert(1, Measurements(measure, config.measure_every, ema))
+        measurements = Measurements(measure, config.measure_every, ema, watch, stop_early)
+        callbacks.insert(1, measurements)
     _quiet_lightning()
     trainer = lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(config.device, config.device),
@@ -133,13 +157,19 @@ def fit(
         default_root_dir=directory,
     )
     trainer.fit(module, ckpt_path=keeper.path if resume else None, weights_only=True)
+    stopped_early = False
+    if measurements is not None and measurements.stopped_early:
+        stopped_early = True
+        module.denoiser.load_state_dict(measurements.best or {}, strict=measurements.best is not None)
     return FitResult(
         denoiser=module.denoiser.eval(),
         steps=module.steps,
         samples_seen=module.samples_seen,
         seconds=module.seconds,
-        finished=module.steps >= module.max_steps,
+        finished=stopped_early or module.steps >= module.max_steps,
         is_first_process=trainer.is_global_zero,
+        cost=module.cost,
+        stopped_early=stopped_early,
     )
 
 
@@ -156,6 +186,7 @@ def _quiet_lightning() -> None:
         ".*You called `self.log.*batch_size.*",
         ".*Trying to infer the `batch_size`.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*module.s. in eval mode at the start of training.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", pattern)

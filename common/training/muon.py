@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,23 +33,22 @@ class BatchedMuon(torch.optim.Muon):
             self._init_group(group, parameters, gradients, momenta)
             if not parameters:
                 continue
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            directions = (
-                torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else list(momenta)
-            )
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])  # type: ignore[attr-defined]
+            directions: Sequence[Tensor] = momenta
+            if group["nesterov"]:
+                directions = torch._foreach_lerp(gradients, momenta, group["momentum"])  # type: ignore[attr-defined]
             if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])  # type: ignore[attr-defined]
             for indices in _by_shape(parameters).values():
                 stacked = torch.stack([directions[k] for k in indices])
                 updates = orthogonalise(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 rate = _rate(group["lr"], group["adjust_lr_fn"], *stacked.shape[1:])
-                torch._foreach_add_([parameters[k] for k in indices], list(updates), alpha=-rate)
+                these = [parameters[k] for k in indices]
+                torch._foreach_add_(these, list(updates), alpha=-rate)  # type: ignore[attr-defined]
         return loss
 
 
-def orthogonalise(
-    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7
-) -> Tensor:
+def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7) -> Tensor:
     """The nearest matrices with singular values about 1, by Newton-Schulz iteration.
 
     Args:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from common.algorithms.latent_pretraining import pretraining
 from common.algorithms.likelihood import Likelihood
-from common.diffusion import Denoiser
+from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit, learnable_count
 from common.training.module import BatchSource
 from common.training.optimiser import OptimiserConfig
@@ -17,7 +18,7 @@ from common.training.optimiser import OptimiserConfig
 class TrainableModel(Protocol):
     """A domain's model as this module needs it."""
 
-    denoiser: Denoiser
+    denoiser: Any
     description: Mapping[str, Any]
 
     def save(self, directory: Path) -> None:
@@ -49,7 +50,7 @@ def pretrain(
     optimiser: OptimiserConfig,
     fit_config: FitConfig,
     resume: bool = False,
-    measure: Callable[[Denoiser], Mapping[str, float]] | None = None,
+    measure: Measure | None = None,
 ) -> FitResult:
     """Train `model` by the denoising loss; it ends with averaged weights, and so does `directory/model`.
 
@@ -66,7 +67,8 @@ def pretrain(
     """
     likelihood = Likelihood(batch_config.timesteps, batch_config.max_weight, batch_config.focus)
     result = fit(
-        model.denoiser, likelihood, optimiser, batches, fit_config, directory, resume=resume, measure=measure
+        model.denoiser, pretraining(model.denoiser.network, likelihood), optimiser, batches, fit_config, directory,
+        resume=resume, measure=measure,
     )  # fmt: skip
     model.description = {
         **model.description,

@@ -18,12 +18,8 @@ from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from common.errors import InputError
+from molgen.chemistry import elements
 
-_COLOURS = {
-    1: "#f2f2f2", 5: "#ffb5b5", 6: "#5a5a5a", 7: "#3050f8", 8: "#e8251f", 9: "#7fd35c", 14: "#d9b98c", 15: "#ff8000",
-    16: "#e6c619", 17: "#1fc01f", 35: "#a62929", 53: "#940094",
-}  # fmt: skip
-_OTHER_COLOUR = "#c060c0"
 _CELL_INCHES = 2.3
 _ASPECT = 0.85  # height over width of a picture
 _LEGEND_CHARACTERS = 30
@@ -108,7 +104,7 @@ def _draw_in_space(axis: Axes, mol: Chem.Mol) -> None:
     position = position @ (principal * np.sign(np.linalg.det(principal))).T @ _tilt(0.35, 0.25)
     depth = position[:, 2]
     nearness = (depth - depth.min()) / max(np.ptp(depth), 1e-6)
-    colours = [np.array(to_rgb(_COLOURS.get(z, _OTHER_COLOUR))) for z in numbers]
+    colours = [np.array(to_rgb(elements.colour(z))) for z in numbers]
     shaded = [colour + (1 - near) * 0.35 * (1 - colour) for colour, near in zip(colours, nearness, strict=True)]
     radii = [0.16 + 0.3 * table.GetRcovalent(z) for z in numbers]
 

@@ -1,4 +1,4 @@
-"""Element symbols, numbers and covalent radii, read from RDKit's periodic table."""
+"""Element symbols, numbers and covalent radii, read from RDKit's periodic table; colours for pictures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ MAX_NUMBER = 118
 
 # The elements of QM9, in the order of EDM's atom decoder (arXiv 2203.17003).
 QM9_NUMBERS = (1, 6, 7, 8, 9)
+
+_COLOURS = {
+    1: "#f2f2f2", 5: "#ffb5b5", 6: "#5a5a5a", 7: "#3050f8", 8: "#e8251f", 9: "#7fd35c", 14: "#d9b98c", 15: "#ff8000",
+    16: "#e6c619", 17: "#1fc01f", 35: "#a62929", 53: "#940094",
+}  # fmt: skip
+_OTHER_COLOUR = "#c060c0"
 
 
 @cache
@@ -53,6 +59,11 @@ def number(symbol: str) -> int:
         hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
         raise InputError(f"unknown element '{symbol}', expected a symbol such as C or Cl{hint}")
     return found
+
+
+def colour(number: int) -> str:
+    """The colour (`#rrggbb`) of an atomic number in pictures: the customary one of the common elements, else violet."""
+    return _COLOURS.get(number, _OTHER_COLOUR)
 
 
 def formula(numbers: np.ndarray) -> str:

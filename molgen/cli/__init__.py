@@ -9,10 +9,24 @@ from common.cli.app import Verb, run_command
 
 def verbs() -> list[Verb]:
     """The verbs of `molgen`, in the order of a project's life."""
-    from molgen.cli import data, doctor, evaluate, generate, models, rewards, score, train
+    from molgen.cli import (
+        benchmark,
+        data,
+        doctor,
+        evaluate,
+        finetune,
+        generate,
+        models,
+        rewards,
+        score,
+        train,
+        train_predictor,
+        view,
+    )
 
     return [
-        doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, generate.VERB, evaluate.VERB, score.VERB,
+        doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, train_predictor.VERB, finetune.VERB,
+        generate.VERB, evaluate.VERB, score.VERB, view.VERB, benchmark.VERB,
     ]  # fmt: skip
 
 

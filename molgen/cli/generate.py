@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli.app import Verb
-from common.cli.generation import FREE_ON_RESUME, GenerationOptions, sample_in_parts
+from common.cli.generation import FREE_ON_RESUME, GenerationOptions, control_targets, sample_in_parts
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
@@ -46,14 +46,18 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
+    from common.diffusion.control import asked_for
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
+    from molgen.rewards.table import find_scorer
 
     options.check()
     _num_atoms(options.num_atoms)
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
+    targets = control_targets(options.target, find_scorer)
+    asked_for(model.controls, targets, 0)  # Before the run directory is made.
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -68,7 +72,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    samples, missing = _sample(options, model, directory)
+    samples, missing = _sample(options, model, targets, directory)
     seconds = time.monotonic() - started
     evaluation = judge(
         samples, _reference(options, model), posebusters=options.posebusters, workers=options.workers, seed=options.seed
@@ -87,15 +91,17 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     return {"output_dir": str(directory.path), **evaluation.as_json(), **facts}
 
 
-def _sample(options: GenerateOptions, model: MoleculeModel, directory: RunDirectory) -> tuple[MoleculeSet, int]:
+def _sample(
+    options: GenerateOptions, model: MoleculeModel, targets: dict[str, float], directory: RunDirectory
+) -> tuple[MoleculeSet, int]:
     """All samples, and how many are missing because of Ctrl-C."""
     from molgen.data.molecules import MoleculeSet
 
     def make(start: int, count: int, progress: Callable[[int], None]) -> MoleculeSet:
         return model.sample(
-            count, num_atoms=_num_atoms(options.num_atoms), steps=options.steps, solver=options.solver,
-            eta=options.eta, seed=options.seed, start=start, batch_size=options.batch_size,
-            precision=options.precision, progress=progress,
+            count, num_atoms=_num_atoms(options.num_atoms), targets=targets, strength=options.strength,
+            steps=options.steps, solver=options.solver, eta=options.eta, seed=options.seed, start=start,
+            batch_size=options.batch_size, precision=options.precision, progress=progress,
         )  # fmt: skip
 
     parts = sample_in_parts(

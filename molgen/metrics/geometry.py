@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.metrics import Metric, from_draws, resamples
 from molgen.chemistry.elements import symbols
 from molgen.chemistry.perception import Perceived
 from molgen.data.molecules import MoleculeSet
-from molgen.metrics.intervals import Metric, bootstrap_weights, with_deviation
 
 # Types with a smaller share of the reference's bonds (angles) are noise; so are fewer values than this in the samples.
 MIN_REFERENCE_SHARE = 0.01
@@ -157,9 +157,8 @@ def total_variation(name: str, samples: np.ndarray, reference: np.ndarray, seed:
         totals = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
         return 0.5 * np.abs(counts / totals - target).sum(axis=-1)
 
-    resampled = distance(bootstrap_weights(len(samples), seed) @ samples)
-    row = with_deviation(name, float(distance(samples.sum(axis=0))), resampled, used, rule)
-    return Metric(row.name, row.value, row.low, min(1.0, row.high), row.n, row.rule)
+    resampled = distance(resamples(len(samples), seed) @ samples)
+    return from_draws(name, float(distance(samples.sum(axis=0))), resampled, used, rule, most=1.0)
 
 
 def wasserstein(
@@ -196,7 +195,7 @@ def _distance_rows(
     rule = "1-Wasserstein, valid molecules; bootstrap over samples"
     codes = _frequent_types(reference)
     draws = np.concatenate(
-        [np.ones((1, samples.n_molecules), np.int64), bootstrap_weights(samples.n_molecules, seed)]
+        [np.ones((1, samples.n_molecules), np.int64), resamples(samples.n_molecules, seed)]
     )  # the first draw is the set itself
     rows, compared, shares = [], [], []
     for code, label in zip(codes, type_names, strict=True):
@@ -206,20 +205,16 @@ def _distance_rows(
             rows.append(Metric.undefined(name + label, n, f"{rule}; fewer than {MIN_VALUES} values"))
             continue
         distances = wasserstein(samples.values[mine], reference.values[theirs], samples.owners[mine], draws)
-        rows.append(with_deviation(name + label, float(distances[0]), _known(distances[1:]), n, rule))
+        rows.append(from_draws(name + label, float(distances[0]), distances[1:], n, rule))
         compared.append(distances)
         shares.append(theirs.mean())
     if not compared:
         return [Metric.undefined(name, 0, f"{rule}; no type has values in both sets"), *rows]
     weights = np.array(shares) / np.sum(shares)
+    # NaN where a resample lacks a rare type: it says nothing.
     mean = weights @ np.array(compared)
     rule = f"mean over {len(shares)} types with {np.sum(shares):.0%} of the reference's values; {rule}"
-    return [with_deviation(name, float(mean[0]), _known(mean[1:]), len(samples.values), rule), *rows]
-
-
-def _known(distances: np.ndarray) -> np.ndarray:
-    """Resamples without a single value of a rare type say nothing."""
-    return distances[np.isfinite(distances)]
+    return [from_draws(name, float(mean[0]), mean[1:], len(samples.values), rule), *rows]
 
 
 def _frequent_types(reference: TypedValues) -> list[int]:

@@ -13,9 +13,9 @@ import numpy as np
 from rdkit import Chem, RDLogger
 
 from common.errors import InputError
+from common.metrics import Metric, proportion
 from common.workers import TIME_LIMIT, Failure, WorkerPool
 from molgen.chemistry.perception import Perceived
-from molgen.metrics.intervals import Metric, proportion
 
 INSTALL = "pip install 'reward-guided-diffusion[evaluation]'"
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.metrics import Metric, proportion
 from molgen.chemistry.bonds import count_fragments, edm_bonds, edm_stability, per_molecule
 from molgen.chemistry.perception import Perceived, flat_smiles, perceive
 from molgen.data.molecules import MoleculeSet
 from molgen.metrics import geometry
-from molgen.metrics.intervals import Metric, proportion
 from molgen.metrics.posebusters import INSTALL, installed_version, posebusters_metrics
 from molgen.metrics.reference import Reference
 from molgen.metrics.stability import stability_metrics, valency_metrics

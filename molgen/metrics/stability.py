@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.metrics import Metric, clustered_proportion, proportion
 from molgen.chemistry import valence
 from molgen.chemistry.bonds import Stability, edm_stability, per_molecule, uncovered_numbers
 from molgen.chemistry.elements import MAX_NUMBER, symbols
 from molgen.chemistry.perception import Perceived
 from molgen.data.molecules import MoleculeSet
-from molgen.metrics.intervals import Metric, clustered_proportion, proportion
 
 EDM_RULE = "EDM distance table, margins 10/5/3 pm (arXiv 2203.17003)"
 VALENCY_RULE = "(aromatic bonds, other valence) per element and charge (arXiv 2505.00169) on RDKit-perceived molecules"

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from rdkit import Chem
 
+from common.metrics import Metric, proportion
 from molgen.chemistry.bonds import Bonds, count_fragments
 from molgen.chemistry.perception import Perceived, edm_molecules, graph_smiles
 from molgen.data.molecules import MoleculeSet
-from molgen.metrics.intervals import Metric, proportion
 
 EDM_VALID = "bonds from EDM's distance table, RDKit sanitises, largest fragment (arXiv 2203.17003)"
 PERCEIVED_VALID = "RDKit-perceived bonds, sanitised, right total charge, one fragment"

@@ -174,6 +174,9 @@ class EGNN(nn.Module):
         condition_time: give the network the diffusion time.
     """
 
+    # Where a control's embedding is added (`common.diffusion.control`).
+    control_site = "embedding"
+
     def __init__(
         self,
         *,

@@ -49,6 +49,8 @@ class EquivariantTransformer(nn.Module):
             longer equivariant under permutation, which nothing but the input's order needs.
     """
 
+    # Where a control's embedding is added (`common.diffusion.control`).
+    control_site = "embed_global"
     # Inputs, outputs and gates: Muon leaves them to AdamW.
     edge_modules = (
         "embed_node",

@@ -12,7 +12,17 @@ from types import TracebackType
 import torch
 
 from common.diffusion import State, size_mask
-from common.rewards import ComposedReward, Condition, Measure, Measured, Objective, RewardResult, ScoreCache, parse
+from common.rewards import (
+    ComposedReward,
+    Condition,
+    Measure,
+    Measured,
+    Objective,
+    RewardResult,
+    ScoreCache,
+    parse,
+    warn_outside,
+)
 from common.workers import Launcher
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
@@ -119,11 +129,14 @@ class MoleculeReward:
 
 
 def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
-    """Conditions on scorers, from texts or as they are."""
+    """Conditions on scorers, from texts or as they are; what a predictor never saw is warned of."""
     if not isinstance(spec, str) and spec and all(isinstance(part, Condition) for part in spec):
         return tuple(part for part in spec if isinstance(part, Condition))
     texts = [spec] if isinstance(spec, str) else [str(part) for part in spec]
-    return parse(texts, partial(find_scorer, launcher=launcher))
+    conditions = parse(texts, partial(find_scorer, launcher=launcher))
+    scorers = [condition.quantity for condition in conditions if isinstance(condition.quantity, Scorer)]
+    warn_outside(conditions, {one.name: one.trained_on for one in scorers if one.trained_on is not None})
+    return conditions
 
 
 def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:

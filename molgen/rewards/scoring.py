@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,35 +11,14 @@ import numpy as np
 
 from common.errors import InputError
 from common.rewards import Score, ScoreCache, geometry_hash
-from common.workers import DIED, TIME_LIMIT, Failure, Launcher, WorkerPool
+from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers
+from common.workers import Failure, Launcher, WorkerPool
 from molgen.chemistry.perception import Perceived, perceive
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
 from molgen.rewards.calculation import GraphItem, PhysicsItem, calculate
 from molgen.rewards.physics import STRAIN
 from molgen.rewards.table import Place, Scorer
-
-# What a busy or broken machine may cause is tried again the next time.
-_NOT_KEPT = {TIME_LIMIT, DIED}
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Raw scores of M molecules.
-
-    Attributes:
-        values: column -> (M,) float64, NaN where there is none.
-        reasons: column -> M texts, why there is none; "" where there is one.
-    """
-
-    values: Mapping[str, np.ndarray]
-    reasons: Mapping[str, Sequence[str]]
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """`column: reason` -> number of molecules, the most frequent first."""
-        counts = Counter(f"{column}: {reason}" for column, all in self.reasons.items() for reason in all if reason)
-        return dict(counts.most_common())
 
 
 class MoleculeScorer:
@@ -70,13 +46,7 @@ class MoleculeScorer:
         cache: ScoreCache | None = None,
         launcher: Launcher | None = None,
     ):
-        names = [scorer.name for scorer in scorers]
-        if len(set(names)) != len(names):
-            raise InputError(f"got the scorers {', '.join(names)}, expected each of them once")
-        if not time_limit_s > 0:
-            raise InputError(f"got a time limit of {time_limit_s} s, expected more than 0")
-        for scorer in scorers:
-            _check_packages(scorer)
+        check_scorers([s.name for s in scorers], {s.name: s.packages for s in scorers}, time_limit_s)
         self.scorers = tuple(scorers)
         self.cache = ScoreCache() if cache is None else cache
         self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
@@ -118,7 +88,7 @@ class MoleculeScorer:
         for index, name, result in self._compute(molecules, perceived, todo):
             failed = isinstance(result, Failure)
             fresh[keys[name][index]] = Score(math.nan, result.reason) if failed else Score(result)
-        self.cache.add({key: score for key, score in fresh.items() if score.reason not in _NOT_KEPT})
+        self.cache.add({key: score for key, score in fresh.items() if score.reason not in NOT_KEPT})
         known |= fresh
 
         values: dict[str, np.ndarray] = {}
@@ -169,13 +139,13 @@ class MoleculeScorer:
         physics = [s.name for s in self.scorers if s.place is Place.PHYSICS]
         jobs: list[tuple[int, tuple[str, ...]]] = []
         items: list[GraphItem | PhysicsItem] = []
-        for index, names in _by_molecule(todo, graph):
+        for index, names in by_sample(todo, graph):
             if perceived[index].valid:
                 binary = perceived[index].mol.ToBinary()  # type: ignore[union-attr]
                 items.append(GraphItem(binary, {name: (graph[name].key, graph[name].argument) for name in names}))
                 jobs.append((index, names))
         for kind in ([name for name in physics if name != STRAIN], [name for name in physics if name == STRAIN]):
-            for index, names in _by_molecule(todo, kind):
+            for index, names in by_sample(todo, kind):
                 items.append(PhysicsItem(*molecules[index], molecules.charge(index), names))
                 jobs.append((index, names))
         if not items:
@@ -191,18 +161,13 @@ class MoleculeScorer:
         """A user's function on the molecules `indices`; a batch that dies is done again one by one."""
         if not indices or scorer.source is None or scorer.info is None:
             return
-        pool = self._pool(scorer.name, scorer.source)
         size = scorer.info.batch_size
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-        again: list[list[int]] = []
-        for tries in (batches, again):
-            items = ([perceived[index].mol.ToBinary() for index in batch] for batch in tries)  # type: ignore[union-attr]
-            for k, result in pool.map(items, self._time_limit_s * max((len(batch) for batch in tries), default=1)):
-                batch = tries[k]
-                if isinstance(result, Failure) and len(batch) > 1:
-                    again += [[index] for index in batch]
-                else:
-                    yield from zip(batch, result if isinstance(result, list) else [result] * len(batch), strict=True)
+
+        def encode(index: int) -> bytes:
+            return perceived[index].mol.ToBinary()  # type: ignore[union-attr]
+
+        yield from call_user_function(self._pool(scorer.name, scorer.source), batches, encode, self._time_limit_s)
 
     def _pool(self, name: str, function: Any) -> WorkerPool:
         if name not in self._pools:
@@ -217,15 +182,6 @@ def _first_unknown(keys: Sequence[str], known: Mapping[str, Score]) -> list[int]
         if key not in known:
             first.setdefault(key, index)
     return list(first.values())
-
-
-def _by_molecule(todo: Mapping[str, list[int]], names: Iterable[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(index, names of the scorers that are to do for it)."""
-    wanted: dict[int, list[str]] = {}
-    for name in names:
-        for index in todo[name]:
-            wanted.setdefault(index, []).append(name)
-    return ((index, tuple(names)) for index, names in wanted.items())
 
 
 def _score_directly(
@@ -246,11 +202,3 @@ def _score_directly(
         raise InputError(f"{scorer.name} is neither for sets, nor for states, nor for workers")
     values = np.where(np.isfinite(values), values, np.nan)
     return values, [why if missing else "" for missing in np.isnan(values).tolist()]
-
-
-def _check_packages(scorer: Scorer) -> None:
-    for package in scorer.packages:
-        try:
-            version(package)
-        except PackageNotFoundError as error:
-            raise InputError(f"{scorer.name} needs {package}, which is not installed; pip install {package}") from error

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -19,7 +20,7 @@ from common.workers import Launcher
 from molgen.chemistry.perception import Perceived
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
-from molgen.rewards import graph, stability
+from molgen.rewards import graph, predicted, stability
 from molgen.rewards.geometry import GYRATION, GyrationRadius
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Scorer(Quantity):
         packages: whose version its values depend on.
         on_set: for `Place.SET`.
         on_states: for `Place.STATE`: codec of the states -> the measure.
+        resolve: completes a row whose argument may be left out: row, argument -> row.
+        trained_on: lowest and highest value in the data that a predictor learned from; None for what is computed.
         source, info: for `Place.USER`.
     """
 
@@ -66,6 +69,8 @@ class Scorer(Quantity):
     packages: tuple[str, ...] = ()
     on_set: Callable[[MoleculeSet, Sequence[Perceived]], np.ndarray] | None = None
     on_states: Callable[[MoleculeCodec], Measure] | None = None
+    resolve: Callable[[Scorer, str | None], Scorer] | None = None
+    trained_on: tuple[float, float] | None = None
     source: UserFunction | None = None
     info: FunctionInfo | None = None
 
@@ -107,6 +112,15 @@ def _set(name: str, description: str, on_set: Callable[..., np.ndarray], needs: 
     )  # fmt: skip
 
 
+def _predicted(column: str, unit: str | None, tolerance: float | None, *aliases: str) -> Scorer:
+    name = predicted.PREFIX + column
+    return Scorer(
+        name=name, unit=unit, description=f"{column}, learned from gdb7-xtb or by the predictor in parentheses",
+        tolerance=tolerance, aliases=aliases, place=Place.STATE, needs="3D", takes="PREDICTOR", differentiable=True,
+        device="any", on_states=partial(predicted.shipped, name), resolve=predicted.resolve,
+    )  # fmt: skip
+
+
 REWARDS: dict[str, Scorer] = {
     scorer.name: scorer
     for scorer in (
@@ -139,6 +153,11 @@ REWARDS: dict[str, Scorer] = {
             aliases=("gyration_radius",), place=Place.STATE, needs="3D", differentiable=True, device="any",
             on_states=GyrationRadius,
         ),
+        _predicted("mu_d", "D", 0.1, "predicted_mu"),
+        _predicted("alpha_bohr3", "Bohr^3", 1.0, "predicted_alpha"),
+        _predicted("homo_ev", "eV", 0.1, "predicted_homo"),
+        _predicted("lumo_ev", "eV", 0.1, "predicted_lumo"),
+        _predicted("gap_ev", "eV", 0.1, "predicted_gap"),
     )
 }  # fmt: skip
 
@@ -160,6 +179,9 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
     for scorer in REWARDS.values():
         if wanted in (scorer.name, *scorer.aliases):
             return _with_argument(scorer, argument)
+    if wanted.startswith(predicted.PREFIX) and argument:
+        # A property that only the predictor in parentheses knows.
+        return predicted.resolve(_predicted(name[len(predicted.PREFIX) :], None, None), argument)
     installed = installed_functions(GROUP)
     if ":" in name or name in installed:
         if argument is not None:
@@ -171,6 +193,8 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
 
 
 def _with_argument(scorer: Scorer, argument: str | None) -> Scorer:
+    if scorer.resolve is not None:
+        return scorer.resolve(scorer, argument)
     if not scorer.takes:
         if argument is not None:
             raise InputError(f"got '{scorer.name}({argument})': {scorer.name} takes nothing in parentheses")

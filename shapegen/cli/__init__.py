@@ -9,9 +9,33 @@ from common.cli.app import Verb, run_command
 
 def verbs() -> list[Verb]:
     """The verbs of `shapegen`, in the order of a project's life."""
-    from shapegen.cli import data, doctor, generate, models, train
+    from shapegen.cli import (
+        benchmark,
+        data,
+        doctor,
+        evaluate,
+        export,
+        finetune,
+        generate,
+        models,
+        train,
+        train_predictor,
+        view,
+    )
 
-    return [doctor.VERB, models.VERB, data.VERB, train.VERB, generate.VERB]
+    return [
+        doctor.VERB,
+        models.VERB,
+        data.VERB,
+        train.VERB,
+        train_predictor.VERB,
+        finetune.VERB,
+        generate.VERB,
+        evaluate.VERB,
+        export.VERB,
+        view.VERB,
+        benchmark.VERB,
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

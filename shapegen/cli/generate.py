@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.atomic import write_json
 from common.cli.app import Verb
-from common.cli.generation import FREE_ON_RESUME, GenerationOptions, sample_in_parts
+from common.cli.generation import FREE_ON_RESUME, GenerationOptions, control_targets, sample_in_parts
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
@@ -31,7 +31,10 @@ class GenerateOptions(GenerationOptions):
     """Options of `shapegen generate`."""
 
     points: int = option(2048, "points a shape; any number, also beyond that of training")
-    target: str = option("", "class=NAME: shapes of one class (default: classes as in the training data)")
+    target: list[str] = option(
+        [],
+        "what shapes are asked for, may be repeated: class=NAME, or height_m=0.2 for a model with that control input",
+    )
     batch_size: int = option(32, "samples at a time")
     pictures: int = option(40, "shapes in the contact sheet; 0 for no picture")
 
@@ -48,7 +51,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
-    class_name = wanted_class(options.target, model.class_names)
+    class_name, targets = wanted(options.target, model)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -63,7 +66,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    shapes = _sample(options, model, class_name, directory)
+    shapes = _sample(options, model, class_name, targets, directory)
     facts = {
         "generation": {
             "samples": len(shapes),
@@ -84,39 +87,47 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     return {"output_dir": str(directory.path), **facts}
 
 
-def wanted_class(target: str, class_names: tuple[str, ...]) -> str | None:
-    """The class that `--target` asks for, or None where nothing was asked.
+def wanted(texts: list[str], model: ShapeModel) -> tuple[str | None, dict[str, float]]:
+    """The class (None where none was asked for) and the controls' values that `--target` asks for.
 
     Raises:
-        InputError: the model has no classes, or not this one, or something else was asked of it.
+        InputError: the model has no such class or control.
     """
-    from common.rewards.conditions import parse
-    from common.rewards.goals import Category
-    from common.rewards.quantity import Quantity, find_quantity
+    from common.diffusion.control import asked_for
+    from common.rewards.quantity import Quantity
+    from shapegen.rewards.table import find_scorer
 
-    if not target:
-        return None
-    if not class_names:
-        raise InputError(f"got --target '{target}', but this model has no classes")
-    known = [Quantity(name="class", description="kind of shape", categories=class_names)]
-    conditions = parse(target, lambda name, _: find_quantity(name, known, "target"))
-    goal = conditions[0].goal
-    if len(conditions) != 1 or not isinstance(goal, Category):
-        raise InputError(f"got --target '{target}', expected class=NAME with one of {', '.join(class_names)}")
-    return goal.label
+    names = model.class_names
+    label = Quantity(name="class", description="kind of shape", categories=names)
+
+    def find(name: str, argument: str | None) -> Quantity:
+        if name != "class":
+            return find_scorer(name, argument)
+        if not names:
+            raise InputError("got --target class=..., but this model has no classes")
+        return label
+
+    targets = control_targets(texts, find)
+    index = targets.pop("class", None)
+    asked_for(model.controls, targets, 0)
+    return None if index is None else names[int(index)], targets
 
 
 def _sample(
-    options: GenerateOptions, model: ShapeModel, class_name: str | None, directory: RunDirectory
-) -> ShapeSet:  # fmt: skip
+    options: GenerateOptions,
+    model: ShapeModel,
+    class_name: str | None,
+    targets: dict[str, float],
+    directory: RunDirectory,
+) -> ShapeSet:
     """All samples, or those that were made before Ctrl-C."""
     from shapegen.data.shapes import ShapeSet
 
     def make(start: int, count: int, progress: Callable[[int], None]) -> ShapeSet:
         return model.sample(
-            count, points=options.points, class_name=class_name, steps=options.steps, solver=options.solver,
-            eta=options.eta, seed=options.seed, start=start, batch_size=options.batch_size,
-            precision=options.precision, progress=progress,
+            count, points=options.points, class_name=class_name, targets=targets, strength=options.strength,
+            steps=options.steps, solver=options.solver, eta=options.eta, seed=options.seed, start=start,
+            batch_size=options.batch_size, precision=options.precision, progress=progress,
         )  # fmt: skip
 
     parts = sample_in_parts(

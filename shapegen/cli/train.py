@@ -51,11 +51,12 @@ def run(options: TrainOptions) -> dict[str, Any]:
     # Everything that can be wrong with the request comes before the folder is made.
     options.check()
     optimiser, batch_config = options.optimiser_config(), options.batch_config()
-    report = load_data(
-        options.data, data_folder=options.data_folder, points=options.stored_points, classes=options.classes,
-        count_per_class=options.count_per_class, unit=options.unit, up=options.up, workers=options.workers,
-        seed=options.seed,
-    )  # fmt: skip
+    # They go into the model, so that what it was not trained on can be found again.
+    data_options = {
+        "points": options.stored_points, "classes": options.classes, "count_per_class": options.count_per_class,
+        "unit": options.unit, "up": options.up, "seed": options.seed,
+    }  # fmt: skip
+    report = load_data(options.data, data_folder=options.data_folder, workers=options.workers, **data_options)
     shapes = report.shapes.select(split_data(report)["train"])
     digest = shapes.digest()
     model = new_model(
@@ -66,7 +67,10 @@ def run(options: TrainOptions) -> dict[str, Any]:
         ),
         name=options.name or f"{Path(options.data).stem}-{options.network.get('name', '?')}",
         seed=options.seed,
-        facts={"data": options.data, "data_hash": digest, "task": "class" if options.class_conditional else "none"},
+        facts={
+            "data": options.data, "data_options": data_options, "data_hash": digest,
+            "task": "class" if options.class_conditional else "none",
+        },
         init_from=options.init_from,
     )  # fmt: skip
 

@@ -106,15 +106,11 @@ def contact_sheet(
         row, column = divmod(k, columns)
         left = column / columns
         bottom = 1 - (top + row * (cell_inches + 0.22) + cell_inches) / height
-        ax = figure.add_axes((left, bottom, 1 / columns, cell_inches / height))
-        ax.set_axis_off()
-        ax.set_aspect("equal")
-        ax.set_xlim(-1, 1)
-        ax.set_ylim(-1, 1)
+        ax = _cell(figure, (left, bottom, 1 / columns, cell_inches / height))
         half = (max(halves) if same_scale else halves[k]) / _FILL
-        hue = _hue(groups[k] if groups is not None else 0)
+        colour = hue(groups[k] if groups is not None else 0)
         directions = None if normals is None else upright(np.asarray(normals[k], dtype=np.float64), up) @ axes3.T
-        _draw(ax, (one - middles[k]) / half, directions, axes3, np.array(hue))
+        _draw(ax, (one - middles[k]) / half, directions, axes3, np.array(colour))
         if titles is not None:
             x, y = left + 0.5 / columns, bottom - 0.08 / height
             figure.text(x, y, titles[k], ha="center", va="center", color=_INK, fontsize=7.5)
@@ -124,8 +120,46 @@ def contact_sheet(
         file.write(buffer.getvalue())
 
 
-def _hue(group: int) -> tuple[float, float, float]:
-    """Twenty colours: the full ones first, then their lighter neighbours."""
+def thumbnail(points: np.ndarray, group: int = 0, normals: np.ndarray | None = None, inches: float = 1.2) -> bytes:
+    """A PNG of one cloud, as in a cell of the contact sheet.
+
+    Args:
+        points: (P, 3), Z up.
+        group: an integer such as the class; equal ones get the same colour.
+        normals: (P, 3) unit vectors, signs arbitrary; estimated where None.
+        inches: side of the picture.
+
+    Raises:
+        InputError: a wrong shape, or NaN.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    _check([points], None, None, None if normals is None else [normals])
+    axes3 = View().axes()
+    seen = points @ axes3.T
+    half = float(np.ptp(seen[:, :2], axis=0).max() / 2) or 1.0
+    figure = Figure(figsize=(inches, inches), dpi=_DPI, facecolor=_PAPER)
+    canvas = FigureCanvasAgg(figure)
+    ax = _cell(figure, (0, 0, 1, 1))
+    directions = None if normals is None else normals @ axes3.T
+    middle = (seen.max(axis=0) + seen.min(axis=0)) / 2
+    _draw(ax, (seen - middle) / (half / _FILL), directions, axes3, np.array(hue(group)))
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def _cell(figure: Figure, rectangle: tuple[float, float, float, float]) -> Axes:
+    """Bare axes from -1 to 1 at (left, bottom, width, height) of a figure."""
+    ax = figure.add_axes(rectangle)
+    ax.set_axis_off()
+    ax.set_aspect("equal")
+    ax.set_xlim(-1, 1)
+    ax.set_ylim(-1, 1)
+    return ax
+
+
+def hue(group: int) -> tuple[float, float, float]:
+    """Red, green, blue (0 to 1) of a class: twenty colours, the full ones first, then their lighter neighbours."""
     return colormaps["tab20"]((2 * group + (group // 10) % 2) % 20)[:3]
 
 

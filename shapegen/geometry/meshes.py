@@ -171,15 +171,20 @@ def export_mesh(
     factor = unit_mm if scale_mm is None else scale_mm / float(mesh.extents.max())
     if not (np.isfinite(factor) and factor > 0):
         raise InputError(f"got the size {unit_mm if scale_mm is None else scale_mm} mm, expected a positive number")
-    vertices = upright(mesh.vertices, up) * factor
-    if kind == "glb":
-        # Z up to Y up: (x, y, z) -> (x, z, -y); metres.
-        vertices = vertices[:, [0, 2, 1]] * [0.001, 0.001, -0.001]
+    vertices = in_file_frame(upright(mesh.vertices, up) * factor, kind)
     written = trimesh.Trimesh(vertices, mesh.faces, process=False)
     with atomic_writer(path, "wb") as file:
         data = written.export(file_type=kind)
         file.write(data.encode() if isinstance(data, str) else data)
     return _read_back(path, kind, written)
+
+
+def in_file_frame(points_mm: np.ndarray, kind: str) -> np.ndarray:
+    """Points (P, 3) in millimetres, Z up, in the unit and axes of a format: metres, Y up for `glb`; else unchanged."""
+    if kind != "glb":
+        return points_mm
+    # Z up to Y up: (x, y, z) -> (x, z, -y).
+    return points_mm[:, [0, 2, 1]] * [0.001, 0.001, -0.001]
 
 
 def load_exported(path: str | Path) -> trimesh.Trimesh:

@@ -93,8 +93,7 @@ def reconstruct(
         InputError: an unusable cloud, or one that encloses nothing; a resolution outside 8-460.
     """
     points = check_cloud(points, MIN_POINTS)
-    if resolution is not None and not 8 <= resolution <= MAX_RESOLUTION:
-        raise InputError(f"resolution is {resolution}, expected 8-{MAX_RESOLUTION} cells along the longest side")
+    check_resolution(resolution)
     distinct = np.unique(points, axis=0)
     kept = distinct[inliers(distinct)] if drop_stray else distinct
     used = thinned(check_cloud(kept, MIN_POINTS), MAX_SOURCES, seed)
@@ -115,6 +114,12 @@ def reconstruct(
             break
         logger.info("%.1f %% of the surface is far from all points: trying a sharper field", 100 * bridged)
     return min(found, key=lambda one: one.bridged)
+
+
+def check_resolution(resolution: int | None) -> None:
+    """Raise `InputError` for a number of grid cells along the longest side that is not taken; None chooses by itself."""
+    if resolution is not None and not 8 <= resolution <= MAX_RESOLUTION:
+        raise InputError(f"resolution is {resolution}, expected 8-{MAX_RESOLUTION} cells along the longest side")
 
 
 def reconstruct_many(

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
 from common.errors import InputError
-from shapegen.metrics.intervals import Metric, from_draws, resamples
+from common.metrics import Metric, from_draws, resamples
 
 # Of the bootstrap: a resample lacks all of so many neighbours with a chance of 1e-27.
 _NEIGHBOURS = 64

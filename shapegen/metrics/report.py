@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.metrics import Metric, from_draws, resamples
 from common.workers import WorkerPool, available_cores
 from shapegen.metrics.distances import Kind, distance_matrix, distance_pool, pair_seconds
 from shapegen.metrics.generation import divergence_metrics, matrix_metrics
-from shapegen.metrics.intervals import Metric, from_draws, resamples
 from shapegen.metrics.protocols import Protocol, find_protocol
 
 logger = logging.getLogger(__name__)

@@ -36,6 +36,8 @@ class SetTransformer(nn.Module):
         cond_width: channels of what time and context say together.
     """
 
+    # Where a control's embedding is added (`common.diffusion.control`).
+    control_site = "embed_global"
     # Inputs, outputs and gates: Muon leaves them to AdamW.
     edge_modules = ("embed_point", "embed_global", "embed_context", "out")
 

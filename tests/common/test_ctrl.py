@@ -12,7 +12,7 @@ from contracts.worlds import SCHEDULE, noise_source
 from torch import nn
 
 from common.algorithms import Backprop, Ctrl, PolicyGradient
-from common.algorithms.calibration import coverage_error, expected_calibration_error, softmax_temperature, std_scale
+from common.predictors.calibration import coverage_error, expected_calibration_error, softmax_temperature, std_scale
 from common.algorithms.ctrl import ControlReward, ControlTerm
 from common.algorithms.rollout import rollout_sampler
 from common.diffusion import X0, Denoiser, Euclidean, Process, State
@@ -95,19 +95,24 @@ def fit(inner, iterations: int, null_share: float) -> ControlledDenoiser:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_several_controls_from_separate_sets_give_the_posterior():
-    """p(x | y1, y2), p(x | y1) and p(x): the Bayes posteriors of a Gaussian, from one model."""
+    """p(x | y1, y2) and p(x | y1): the Bayes posteriors of a Gaussian, from one model.
+
+    In nats a channel, the base is 0.4 to 1.5 away from the posterior. Of the 0.15 that are allowed, most is for the
+    channel that nobody asks for: it weighs least in the objective and is the last to be learnt.
+    """
     policy = fit(Backprop(rollout_sampler(PROCESS, STEPS), checkpointed=False), 350, null_share=0.3)
-    variance = float(sample(policy, batch(20_000)).var())  # Of the base's chain, in each channel.
-    slope = variance / (variance + NOISE**2)
-    posterior = variance * NOISE**2 / (variance + NOISE**2)
-    for y1, y2 in ((0.8, -0.6), (-0.8, 0.5), (0.7, math.nan)):
-        x = sample(policy, batch(6000, y1=y1, y2=y2))
-        expected = [slope * y1, 0.0 if math.isnan(y2) else slope * y2]
-        # 0.1 is a tenth of the labels' std: what this small network leaves.
-        assert (x.mean(dim=0) - torch.tensor(expected, dtype=x.dtype)).abs().max() < 0.1
-        assert float(x[:, 0].var()) == pytest.approx(posterior, rel=0.35)
-        if math.isnan(y2):
-            assert float(x[:, 1].var()) == pytest.approx(variance, rel=0.2)
+    base = float(sample(policy, batch(20_000)).var())
+    # Bayes of the base's chain.
+    slope, posterior = base / (base + NOISE**2), base * NOISE**2 / (base + NOISE**2)
+    for asked in ({"y1": 0.8, "y2": -0.6}, {"y1": -0.8, "y2": 0.5}, {"y1": 0.7}):
+        x = sample(policy, batch(6000, **asked))
+        for channel, name in enumerate(("y1", "y2")):
+            mean = slope * asked.get(name, 0.0)
+            variance = posterior if name in asked else base
+            ratio = float(x[:, channel].var()) / variance
+            gap = float(x[:, channel].mean()) - mean
+            assert abs(gap) < 0.1
+            assert 0.5 * (ratio - 1 - math.log(ratio)) + gap**2 / (2 * variance) < 0.15
 
 
 def test_nothing_asked_is_the_base_after_training():

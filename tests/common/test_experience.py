@@ -33,7 +33,7 @@ def chains(count: int = 6) -> Experience:
 def test_rows_go_into_minibatches_once():
     experience = chains().with_extra(number=torch.arange(6))
     parts = list(experience.minibatches(4, torch.Generator().manual_seed(1)))
-    assert [len(part) for part in parts] == [4, 2]
+    assert [len(part) for part in parts] == [2, 2, 1, 1]
     numbers = torch.cat([part.extra["number"] for part in parts])
     assert sorted(numbers.tolist()) == list(range(6))
     assert torch.equal(torch.cat([part.path for part in parts]), experience.path[numbers])

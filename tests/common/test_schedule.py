@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from common.diffusion import Cosine, LinearLogSNR, LinearPath, Polynomial
+from common.diffusion import Cosine, LinearBeta, LinearLogSNR, LinearPath, Polynomial
 
-ALL = [Polynomial(), Polynomial(timesteps=100), Cosine(), LinearLogSNR(), LinearPath()]
+ALL = [Polynomial(), Polynomial(timesteps=100), LinearBeta(), Cosine(), LinearLogSNR(), LinearPath()]
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=str)
@@ -19,7 +19,7 @@ def test_noise_grows_with_time_and_log_snr_agrees_with_alpha_and_sigma(schedule)
     assert alpha[-1] < 0.08
 
 
-@pytest.mark.parametrize("schedule", ALL[:4], ids=str)
+@pytest.mark.parametrize("schedule", ALL[:5], ids=str)
 def test_variance_is_preserved(schedule):
     alpha, sigma = schedule.alpha_sigma(torch.rand(100, dtype=torch.float64))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(100, dtype=torch.float64))
@@ -40,3 +40,24 @@ def test_polynomial_is_edms_on_its_grid():
     expected = torch.tensor(alpha2, dtype=torch.float64)
     torch.testing.assert_close(alpha**2, expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(sigma**2, 1 - expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "end"), [(1000, 0.02), (100, 0.02)])
+def test_linear_beta_is_ddpms_on_its_grid(steps, end):
+    """alpha_k^2 = (1 - beta_1) ... (1 - beta_k), step by step in plain Python (arXiv 2006.11239, section 2)."""
+    alpha2, kept = [], 1.0
+    for k in range(steps):
+        kept *= 1 - (1e-4 + (end - 1e-4) * k / (steps - 1))
+        alpha2.append(kept)
+    # The times of a sampler with one evaluation a step.
+    t = (torch.arange(steps, dtype=torch.float32) / (steps - 1)).double()
+    alpha, sigma = LinearBeta(steps, 1e-4, end).alpha_sigma(t)
+    expected = torch.tensor(alpha2, dtype=torch.float64)
+    torch.testing.assert_close(alpha**2, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(sigma**2, 1 - expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"timesteps": 1}, {"start": 0.0}, {"start": 0.03}, {"end": 1.0}])
+def test_unusable_betas_are_refused(settings):
+    with pytest.raises(ValueError, match="expected at least 2, and rising numbers between 0 and 1"):
+        LinearBeta(**settings)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.algorithms.likelihood import Likelihood
+from common.algorithms.pretraining import Pretraining
 from common.diffusion import Cosine, Denoiser, Euclidean, Process, State, V
 from common.errors import InputError
 from common.training.fit import FitConfig, FitResult, fit
@@ -51,7 +51,7 @@ def run(directory: Path, max_steps: int, *, size: int = 8, resume: bool = False,
     denoiser = Denoiser(Pointwise(), Process(Cosine(), Euclidean()), V())
     return fit(
         denoiser,
-        Likelihood(),
+        Pretraining(),
         optimiser or OptimiserConfig(warmup_steps=5),
         batches(size),
         FitConfig(max_steps=max_steps, precision="float32", device="cpu", log_every=5, **config),
@@ -148,7 +148,7 @@ def test_bad_requests_are_one_line(tmp_path):
         run(tmp_path, 5, resume=True)
     with pytest.raises(InputError, match="expected 'auto', 'float32' or 'bf16'"):
         fit(
-            Denoiser(Pointwise(), Process(Cosine(), Euclidean()), V()), Likelihood(), OptimiserConfig(), batches(4),
+            Denoiser(Pointwise(), Process(Cosine(), Euclidean()), V()), Pretraining(), OptimiserConfig(), batches(4),
             FitConfig(max_steps=1, precision="fp8"), tmp_path,
         )  # fmt: skip
     with pytest.raises(InputError, match="expected one of adamw, muon"):

@@ -176,6 +176,26 @@ class GaussianWorld:
         """The law of the chain whose denoiser is that of the tilted data law: what weighted likelihood aims at."""
         return self._chain(self.tilted(mask), mask, controlled=False)
 
+    def soft_value(self, state: State, t: Tensor) -> Tensor:
+        """(B,) v_t(x_t) = tau log E[exp(r(x_0) / tau) | x_t], exactly."""
+        spread = self.posterior_variance(t)
+        width = self.tau * self.spread**2
+        gap = self.space.project(self.law(state, t) - self.reward.target, state.mask).square().sum(dim=(1, 2))
+        dof = self.space.dof(state.mask, self.n_channels)
+        return -self.tau * (0.5 * dof * torch.log1p(spread / width) + gap / (2 * (width + spread)))
+
+    def posterior_variance(self, t: Tensor) -> Tensor:
+        """(B,) variance of x_0 given x_t, in each direction."""
+        alpha, sigma = SCHEDULE.alpha_sigma(t)
+        return (self.std * sigma) ** 2 / ((alpha * self.std) ** 2 + sigma**2)
+
+    def log_normaliser(self, mask: Tensor) -> float:
+        """log E[exp(r / tau)] over the reference's chain, for samples of one mask (N,)."""
+        chain, width = self.reference_chain(mask), self.tau * self.spread**2
+        gap = self.space.project((chain.mean - self.reward.target)[None], mask[None]).square().sum()
+        dof = int(self.space.dof(mask[None], self.n_channels)[0])
+        return -0.5 * dof * math.log1p(chain.variance / width) - float(gap) / (2 * (width + chain.variance))
+
     def _data(self, mask: Tensor) -> Moments:
         return Moments(self.space.project(self.law.mean[None], mask[None])[0], self.std**2)
 
@@ -291,6 +311,17 @@ class MixtureWorld:
             self.process, moved, (self.law.weights.log() - gap / (2 * wide)).softmax(dim=0), precision**-0.5
         )
 
+    def soft_value(self, state: State, t: Tensor) -> Tensor:
+        """(B,) v_t(x_t) = tau log E[exp(r(x_0) / tau) | x_t], exactly."""
+        alpha, sigma = SCHEDULE.alpha_sigma(t)
+        spread = (self.std * sigma) ** 2 / ((alpha * self.std) ** 2 + sigma**2)
+        width = self.tau * self.spread**2
+        parts = torch.stack([GaussianLaw(self.process, mean, self.std)(state, t) for mean in self.law.means], dim=1)
+        gap = (parts - self.reward.target)[:, :, 0].square().sum(dim=2)
+        odds = self.law.responsibilities(state.x, alpha, sigma)
+        each = -0.5 * torch.log1p(spread / width)[:, None] - gap / (2 * (width + spread))[:, None]
+        return self.tau * (odds.log() + each).logsumexp(dim=1)
+
     def draws(self, law: MixtureLaw, count: int, generator: torch.Generator) -> State:
         """Samples of a mixture law, without a chain."""
         batch = self.batch(count)
@@ -322,6 +353,23 @@ World = GaussianWorld | MixtureWorld
 def noise_source(generator: torch.Generator) -> Callable[[Tensor, int], Tensor]:
     """As `SampleNoise`, from one generator and in float64."""
     return lambda mask, channels: torch.randn(*mask.shape, channels, generator=generator, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class GroupNoise:
+    """As `SampleNoise` for `count` samples, from one generator and in float64: thousands of groups at once."""
+
+    generator: torch.Generator
+    count: int
+
+    def __call__(self, mask: Tensor, n_channels: int) -> Tensor:
+        return noise_source(self.generator)(mask, n_channels)
+
+    def particles(self, count: int) -> Callable[[Tensor, int], Tensor]:
+        return self
+
+    def uniforms(self) -> Tensor:
+        return torch.rand(self.count, generator=self.generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -358,8 +406,7 @@ def train(
         experience = algorithm.collect(policy, world.law, world.reward, batch, noise, generator)
         cost, metrics = cost + experience.cost, dict(experience.metrics)
         for _ in range(algorithm.epochs):
-            size = -(-len(experience) // minibatches)
-            parts = [experience] if minibatches == 1 else experience.minibatches(size, generator)
+            parts = [experience] if minibatches == 1 else experience.minibatches(minibatches, generator)
             for part in parts:
                 loss, more = algorithm.loss(policy, world.law, part)
                 optimiser.zero_grad()

@@ -72,7 +72,7 @@ def test_a_class_can_be_asked_for(trained, tmp_path, capsys):
     assert ShapeSet.load(tmp_path / "a" / "samples.npz").class_index.tolist() == [1] * 4
     for target, message in (
         ("class=blub", "no class 'blub' (did you mean 'blob'?)"),
-        ("volume=3", "unknown target 'volume'"),
+        ("volume=3", "cannot be asked for 'volume_m3'"),
         ("class", "expected class=NAME with one of ball, blob"),
     ):
         assert generate(trained, tmp_path / "b", "--target", target) == 2

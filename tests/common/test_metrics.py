@@ -1,17 +1,19 @@
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from molgen.metrics.intervals import (
+from common.metrics import (
     Metric,
-    bootstrap_weights,
     clustered_proportion,
+    from_draws,
     proportion,
+    resamples,
     wilson,
-    with_deviation,
 )
 
 
@@ -58,13 +60,27 @@ def test_a_perfect_score_still_has_an_interval():
 
 
 def test_bootstrap_is_seeded_and_keeps_its_size():
-    weights = bootstrap_weights(50, seed=3, draws=20)
+    weights = resamples(50, seed=3, draws=20)
     assert (weights.sum(axis=1) == 50).all()
-    assert (weights == bootstrap_weights(50, seed=3, draws=20)).all()
-    assert (weights != bootstrap_weights(50, seed=4, draws=20)).any()
+    assert (weights == resamples(50, seed=3, draws=20)).all()
+    assert (weights != resamples(50, seed=4, draws=20)).any()
 
 
 def test_a_distance_has_an_interval_around_it_that_ends_at_zero():
-    row = with_deviation("x", 0.1, np.array([0.0, 0.5, 1.0]), 10, "rule")
+    row = from_draws("x", 0.1, np.array([0.0, 0.5, 1.0]), 10, "rule")
     assert row.low == 0
     assert row.high == pytest.approx(0.1 + 1.96 * 0.5, abs=1e-3)
+
+
+def test_an_interval_is_cut_where_the_quantity_ends_and_needs_draws_that_are_numbers():
+    row = from_draws("x", 0.9, np.array([0.5, 1.0, math.nan]), 10, "rule", most=1.0)
+    assert row.high == 1
+    assert row.low == pytest.approx(0.9 - 1.96 * 0.25 * math.sqrt(2), abs=1e-3)
+    assert math.isnan(from_draws("x", 0.9, np.array([0.5, math.nan]), 10, "rule").low)
+    assert math.isnan(from_draws("x", math.nan, np.array([0.5, 1.0]), 10, "rule").high)
+
+
+def test_the_module_is_free_of_torch():
+    """Metrics run in worker processes, which must not import torch."""
+    code = "import sys, common.metrics; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

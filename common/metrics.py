@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,8 +20,9 @@ class Metric:
         name: column name, the unit in it where there is one.
         value: NaN where it is undefined (for instance uniqueness where nothing is valid).
         low, high: 95 % interval; NaN with the value.
-        n: what the value is taken over: molecules or atoms, as `rule` says.
-        rule: which definition this is, in words: rules of one name differ between papers.
+        n: what the value is taken over (molecules, atoms, shapes, points), as `rule` says.
+        rule: which definition this is, in words, with the sizes that it depends on: rules of one name differ between
+            papers.
     """
 
     name: str
@@ -33,13 +34,14 @@ class Metric:
 
     @classmethod
     def undefined(cls, name: str, n: int, rule: str) -> Metric:
+        """A metric that the samples do not allow."""
         return cls(name, math.nan, math.nan, math.nan, n, rule)
 
     def as_row(self) -> dict[str, str | float | int | None]:
         """A JSON row: NaN, which JSON lacks, becomes None."""
 
         def number(x: float) -> float | None:
-            return x if math.isfinite(x) else None
+            return float(x) if math.isfinite(x) else None
 
         return {
             "name": self.name,
@@ -49,6 +51,10 @@ class Metric:
             "n": self.n,
             "rule": self.rule,
         }
+
+    def renamed(self, name: str) -> Metric:
+        """The same number under another name."""
+        return replace(self, name=name)
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -91,16 +97,25 @@ def clustered_proportion(name: str, hits: np.ndarray, sizes: np.ndarray, rule: s
     return Metric(name, share, *wilson(share, min(effective, total)), total, rule)
 
 
-def bootstrap_weights(n: int, seed: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
-    """(draws, n) int64: how often each of n molecules is in each resample of size n."""
+def resamples(n: int, seed: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
+    """(draws, n) int64: how often each of n samples is in each resample of size n."""
     rng = np.random.default_rng(seed)
     return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(draws)])
 
 
-def with_deviation(name: str, value: float, resampled: np.ndarray, n: int, rule: str) -> Metric:
-    """A distance of at least 0 with the normal interval of its bootstrap standard deviation.
+def from_draws(
+    name: str, value: float, draws: np.ndarray, n: int, rule: str, least: float = 0.0, most: float = math.inf
+) -> Metric:
+    """A value with the normal interval of its bootstrap standard deviation, cut at `least` and `most`.
 
-    Not the bootstrap's percentiles: resampling adds noise that pushes a distance up, so these may miss the value.
+    Not the bootstrap's percentiles: resampling pushes distances up, and a set drawn with repetition has fewer distinct
+    members than the original, which shifts nearest-neighbour metrics; so percentiles may miss the value.
+
+    Args:
+        draws: (B,) values of the resamples; NaN ones are left out.
     """
-    half = Z95 * float(np.std(resampled, ddof=1))
-    return Metric(name, value, max(0.0, value - half), value + half, n, rule)
+    draws = draws[np.isfinite(draws)]
+    if not math.isfinite(value) or len(draws) < 2:
+        return Metric(name, value, math.nan, math.nan, n, rule)
+    half = Z95 * float(np.std(draws, ddof=1))
+    return Metric(name, value, max(least, value - half), min(most, value + half), n, rule)

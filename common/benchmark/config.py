@@ -1,0 +1,145 @@
+"""`Benchmark`: what a benchmark compares, as its YAML file says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import InputError
+from common.named import build, nearest
+
+# Verbs whose options a benchmark may set for all methods (`generate: {...}`) or for one (`settings: NAME: {...}`).
+STAGES = ("finetune", "generate")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: of the report.
+        model: the base that all methods start from: name of a shipped model, model folder, or run directory.
+        description: one or two sentences for the report.
+        task: kind of task; a domain has its own (`Domain.tasks`).
+        targets: what is asked for, as typed behind `--target`; every method runs once for each of them and each seed.
+        methods: rows, in the order of the table.
+        num_samples: samples of each run.
+        seeds: runs for each target, with the seeds 0, 1, ...
+        data: data set name or file: the reference of the metrics, and the labels of methods that learn from some.
+        data_folder: folder that holds the named data sets.
+        sampling_factor: how many times the base's network evaluations a method may spend on a sample. Methods that
+            choose among candidates take that many; it is the budget at which methods are compared.
+        rewards: quantity -> the scorer that methods are rewarded by in its place, such as a learned predictor. Where
+            there is none, they are rewarded by the judge itself, and the report says so.
+        second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
+        finetune, generate: options of these verbs for all methods, snake_case as in their own configurations.
+        settings: method -> verb -> options of this method alone.
+        published: names of the tables of published numbers to print below.
+        shown: samples of each method to show in 3D.
+    """
+
+    name: str
+    model: str
+    description: str = ""
+    task: str = "property"
+    targets: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("unconditional",)
+    num_samples: int = 128
+    seeds: int = 1
+    data: str = ""
+    data_folder: str = "data"
+    sampling_factor: int = 4
+    rewards: Mapping[str, str] = field(default_factory=dict)
+    second_judges: Mapping[str, str] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    generate: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
+    shown: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "methods", "published"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not all(isinstance(word, str) for word in value):
+                raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a list of texts")
+            object.__setattr__(self, name, tuple(value))
+        for name in ("rewards", "second_judges", "finetune", "generate", "settings"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
+        for name in ("num_samples", "seeds", "sampling_factor"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a number from 1 on")
+        for method, stages in self.settings.items():
+            for stage in stages:
+                if stage not in STAGES:
+                    raise InputError(
+                        f"benchmark '{self.name}': settings of '{method}' for '{stage}'{nearest(stage, STAGES)}; "
+                        f"expected one of {', '.join(STAGES)}"
+                    )
+        repeated = [word for word in {*self.methods} if self.methods.count(word) > 1]
+        repeated += [word for word in {*self.targets} if self.targets.count(word) > 1]
+        if repeated:
+            raise InputError(f"benchmark '{self.name}': '{repeated[0]}' stands there twice")
+
+    def options(self, stage: str, method: str) -> dict[str, Any]:
+        """The options of a verb for a method: those for all, then its own."""
+        return {**getattr(self, stage), **self.settings.get(method, {}).get(stage, {})}
+
+    def rewarded(self, target: str) -> str:
+        """A target in the words that methods get: quantities with a reward of their own by that reward's name."""
+        for quantity, reward in self.rewards.items():
+            target = re.sub(rf"(?<![\w(]){re.escape(quantity)}(?![\w(])", lambda _, name=reward: name, target)
+        return target
+
+    def as_yaml(self) -> str:
+        """The whole benchmark as a file that `read_benchmark` reads."""
+        return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+def read_benchmark(path: str | Path, **changes: Any) -> Benchmark:
+    """A benchmark from its YAML file.
+
+    Args:
+        path: the file.
+        changes: keys that are not as in the file.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key (the nearest is named), or a value out of range.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such file; expected a benchmark, such as configs/benchmarks/...-quick.yaml"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}, expected the keys of a benchmark: name, model, ...")
+    content.setdefault("name", path.stem)
+    if "model" not in content:
+        raise InputError(f"{path}: names no 'model' to start from")
+    return build(Benchmark, {**content, **changes}, f"benchmark {path}")
+
+
+def check_names(wanted: Collection[str], known: Collection[str], what: str) -> None:
+    """An `InputError` for the first name that is not known; the nearest is named."""
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"got {what} '{name}'{nearest(name, known)}; expected one of {', '.join(known)}")
+
+
+def plain(value: Any) -> Any:
+    """`value` with tuples as lists and mappings as dicts, for YAML and JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,215 @@
+"""What the verb `finetune` of both commands shares: a trained model steered by rewards, or given control inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.cli.options import argument, option
+from common.cli.training import LongRunOptions, run_training
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.algorithms.ctrl import ControlTerm
+    from common.diffusion import State
+    from common.rewards import Reward, RewardResult
+    from common.training.fit import FitConfig, FitResult
+    from common.training.task import ControlRequest, Task
+
+_CONTROL = re.compile(
+    r"(?P<name>[^\s=<>±,]+?)(?:\s*(?:±|\+/?-)\s*(?P<std>[\d.eE+-]+))?(?:\s+weight\s*=?\s*(?P<gamma>[\d.eE+-]+))?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(LongRunOptions):
+    """Options of `finetune` in both domains."""
+
+    base: str = argument("what to start from: name of a shipped model, a model folder, or a run directory")
+    method: str = option("rgdm", "rgdm, ctrl, policy_gradient, reward_weighted, backprop, path_consistency or "
+                                 "adjoint_matching")  # fmt: skip
+    target: list[str] = option(
+        [], "what samples shall be, may be repeated: 'gap=4.5±0.2', 'maximise qed', my_score.py:score"
+    )
+    control: list[str] = option(
+        [], "an input that the model shall get, may be repeated: 'gap' (by a learned predictor) or 'gap±0.2' (by the "
+        "scorer itself, give or take that), each with 'weight 2' for another gamma"
+    )  # fmt: skip
+    aggregate: str = option("weighted_sum", "how several targets become one: weighted_sum, product or lexicographic")
+    floor: float | None = option(None, "reward of failures, and the lowest there is (default: the worst of the batch)")
+    judge: list[str] = option([], "independent opinion that is measured and never trained on, as --target")
+    tau: float = option(1.0, "temperature: weight of the divergence from the base against the reward")
+    settings: dict = option({}, "settings of the method, such as candidates, clip, truncation (docs/papers.md)")
+    rollout_steps: int = option(30, "network evaluations of a chain in training")
+    exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
+    null_share: float = option(0.0, "share of the chains that a control is left out of")
+    rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
+    active_from: float = option(0.15, "adapters act at times from here to 1, noise; the base finishes a sample")
+    predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor (default: shipped)")
+    data: str | None = option(None, "data set of the controls' values, and of methods that train on data (default: "
+                                    "that of the base)")  # fmt: skip
+    steps: int = option(100, "batches of chains of the whole run")
+    batch_size: int = option(64, "chains a process and step")
+    minibatch: int = option(256, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all")
+    chunk: int = option(256, "rows of one forward and backward pass, which bounds the memory")
+    optimiser: dict = option(
+        {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0, "warmup_steps": 5, "decay_fraction": 0.5},
+        "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
+    )
+    ema_decay: float = option(0.95, "memory of the weight average")
+    precision: str = option("float32", "float32, bf16 (autocast) or auto")
+    measure_every: int = option(10, "steps between measurements; 0 for none")
+    measure_samples: int = option(128, "samples a measurement")
+    early_stop: bool = option(False, "stop when the reward rises while judge, validity or diversity falls")
+    log_every: int = option(1, "steps between entries in the logs")
+    workers: int | None = option(None, "processes for scoring (default: one a core)")
+    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation")
+
+    def check(self) -> None:
+        """See `LongRunOptions.check`."""
+        super().check()
+        if not self.target and not self.control:
+            raise InputError("nothing to aim at; give --target 'gap=4.5±0.2' or --control gap")
+        if self.target and self.control:
+            raise InputError("got both --target and --control; a run does one of them")
+        for name in ("minibatch", "chunk", "measure_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 0")
+
+
+def parse_control(text: str) -> ControlRequest:
+    """`gap`, `gap±0.2`, `gap weight 2`; an `InputError` for anything else."""
+    from common.training.task import ControlRequest
+
+    match = _CONTROL.fullmatch(text.strip())
+    try:
+        if match is None:
+            raise ValueError
+        std = None if match["std"] is None else float(match["std"])
+        gamma = 1.0 if match["gamma"] is None else float(match["gamma"])
+    except ValueError:
+        raise InputError(
+            f"cannot read --control '{text}'; expected such as gap, 'gap±0.2', 'gap weight 2'; values are asked for "
+            "later, by generate --target"
+        ) from None
+    if (std is not None and not std > 0) or not gamma > 0:
+        raise InputError(f"got --control '{text}', expected numbers above 0")
+    return ControlRequest(match["name"], std, gamma)
+
+
+class FinetuneTask(Protocol):
+    """A domain's `Task`, with what the options need beside it."""
+
+    @property
+    def task(self) -> Any:
+        """See `common.training.task.Task`."""
+        ...
+
+    def reward(self, texts: Sequence[str], cache: Path | None) -> AbstractContextManager[Reward]:
+        """The reward that was typed; an `InputError` for what cannot be read."""
+        ...
+
+    def default_judge(self, texts: Sequence[str]) -> list[str]:
+        """Conditions for the judge where none were typed: the scorers behind predictors."""
+        ...
+
+    def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
+        """The controls, each with its predictor and the values of the data."""
+        ...
+
+    def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
+        """Scorers' opinion on the controls; None where a control has no scorer."""
+        ...
+
+    def save(self, denoiser: torch.nn.Module, facts: dict[str, Any], directory: Path) -> None:
+        """Write the tuned model."""
+        ...
+
+
+def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, device: str) -> dict[str, Any]:
+    """Train and write the tuned model.
+
+    Args:
+        options: checked.
+        program: the command, for what is printed.
+        domain: the domain's side, its networks on `device`.
+        device: of the run.
+    """
+    from common.training.finetune import Method, finetune, policies, reward_of
+    from common.training.module import Pieces
+    from common.training.task import Check, prompts
+    from common.training.watch import Guard, Watch
+
+    task: Task = domain.task
+    base: Any = task.model.denoiser
+    method = Method(
+        options.method, options.tau, options.settings, options.rollout_steps, options.exponent, options.null_share
+    )
+    terms = domain.terms([parse_control(text) for text in options.control])
+    pair = policies(
+        base, terms, rank=options.rank, active_from=options.active_from if options.rank else 0.0, seed=options.seed
+    )
+    algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
+    optimiser = options.optimiser_config()
+    # What cannot work is said before the run directory is made.
+    with _reward(domain, options.target, None) as reward, _reward(domain, options.judge, None):
+        reward_of(algorithm, reward)
+
+    def train_in(directory: Path, config: FitConfig) -> FitResult:
+        with (
+            _reward(domain, options.target, directory / "scores.sqlite") as reward,
+            _reward(domain, options.judge or domain.default_judge(options.target), directory / "judge.sqlite") as judge,
+        ):
+            check = Check(
+                task, reward_of(algorithm, reward), pair.reference, algorithm.sampler, terms,
+                judge=domain.control_judge(terms) if terms and judge is None else judge,
+                count=options.measure_samples, seed=options.seed + 1_000_003, device=device,
+            )  # fmt: skip
+            guards = [Guard("valid", 0.02), *([Guard("judge")] if check.judge is not None else []), *task.guards]
+            result = finetune(
+                pair, algorithm, reward,
+                task.data(options.batch_size, options.seed) if algorithm.needs_data
+                else prompts(task, options.batch_size, options.seed),
+                directory,
+                optimiser=optimiser, fit_config=config, pieces=Pieces(options.minibatch, options.chunk),
+                measure=check, watch=Watch(guards), stop_early=options.early_stop, resume=options.resume,
+            )  # fmt: skip
+        facts = {
+            "training": {
+                "steps": result.steps,
+                "samples_seen": result.samples_seen,
+                "reward_calls": result.cost.reward_calls,
+                "network_evaluations": result.cost.evaluations,
+                "seconds": round(result.seconds, 1),
+                "finished": result.finished,
+                "stopped_early": result.stopped_early,
+            },
+            "finetuning": {
+                "base": options.base, "method": options.method, "target": options.target, "control": options.control,
+                "tau": options.tau, "settings": options.settings,
+            },
+        }  # fmt: skip
+        task.model.description = {**task.model.description, **facts, "name": name}
+        if result.is_first_process:
+            domain.save(result.denoiser, {**facts, "name": name}, directory / "model")
+        return result
+
+    name = options.name or f"{task.model.description['name']}-{options.method}"
+    task.model.description = {**task.model.description, "name": name}
+    hint = "".join(f" --target {term.control.name}=..." for term in terms)
+    return run_training(options, program, task.model, train_in, {"base": options.base}, hint)
+
+
+@contextmanager
+def _reward(domain: FinetuneTask, texts: Sequence[str], cache: Path | None) -> Iterator[Reward | None]:
+    if not texts:
+        yield None
+        return
+    with domain.reward(texts, cache) as reward:
+        yield reward

@@ -1,0 +1,74 @@
+"""Inference-time control on the command line: the options that `generate` of both commands gets, and what they ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from common.cli.app import CommonOptions
+from common.cli.options import option
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.diffusion import DenoiserFunction, Sampler
+    from common.guidance import GuidedSampler, Method, NoisyLogWeight
+    from common.rewards import Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions(CommonOptions):
+    """Options of guidance."""
+
+    guidance: list[str] = option(
+        [], "how a model is steered to its --target without training, may be repeated, the innermost first: cfg, "
+        "classifier, reconstruction, training-free, and one of best-of-n, value-weighted, smc; each with settings of "
+        "its own, as in 'smc particles=16 tau=0.5'"
+    )  # fmt: skip
+    guidance_scale: float | None = option(
+        None, "strength: samples of p(x) exp(scale reward / tau); 0 is no guidance (default: 1)"
+    )
+    guidance_tau: float | None = option(None, "temperature of the reward, in its units (default: 1)")
+    particles: int | None = option(None, "samples among which best-of-n, value-weighted and smc choose (default: 8)")
+
+    def guidance_methods(self) -> list[Method]:
+        """The methods that were asked for; none for plain sampling.
+
+        Raises:
+            InputError: an unknown method or setting, or a setting without a method that has it.
+        """
+        from common.guidance import Method, with_defaults
+
+        methods = [Method.parse(text) for text in self.guidance]
+        repeated = {method.name for method in methods if [other.name for other in methods].count(method.name) > 1}
+        if repeated:
+            raise InputError(f"got --guidance {', '.join(sorted(repeated))} more than once")
+        given = {"scale": self.guidance_scale, "tau": self.guidance_tau, "particles": self.particles}
+        return with_defaults(methods, given)
+
+
+def guided_sampler(
+    options: GuidanceOptions,
+    sampler: Sampler,
+    denoiser: DenoiserFunction,
+    *,
+    reward: Reward | None = None,
+    log_weight: NoisyLogWeight | None = None,
+) -> GuidedSampler:
+    """A sampler with the methods that were asked for; see `common.guidance.build_guided_sampler`.
+
+    A batch of `generate_states` holds `guided.particles` states for each sample.
+    """
+    from common.guidance import build_guided_sampler
+
+    return build_guided_sampler(options.guidance_methods(), sampler, denoiser, reward=reward, log_weight=log_weight)
+
+
+def guidance_facts(guided: GuidedSampler, methods: list[Method]) -> dict[str, Any]:
+    """What `metrics.json` says of guidance: the methods, and what was spent by all samples together."""
+    cost = guided.cost
+    return {
+        "guidance": [str(method) for method in methods],
+        "particles": guided.particles,
+        "network_evaluations": cost.evaluations,
+        "reward_calls": cost.reward_calls,
+    }

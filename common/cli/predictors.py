@@ -1,0 +1,151 @@
+"""What the verb `train-predictor` of both commands shares: its options, a run of the training, the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli.app import CommonOptions, print_table
+from common.cli.options import option
+from common.errors import IncompleteError, InputError
+
+if TYPE_CHECKING:
+    from common.predictors import ModelPredictor
+    from common.training.fit import FitConfig, FitResult
+    from common.training.optimiser import OptimiserConfig
+
+HALVES = ("all", "a", "b")
+
+# What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
+_FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "checkpoint_minutes", "max_minutes", "log_every",
+                   "measure_every", "overwrite", "workers"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorOptions(CommonOptions):
+    """Options of `train-predictor` in both domains."""
+
+    data_folder: str = option("data", "folder that holds the named data sets")
+    output_dir: str = option("", "run directory (default: runs/NAME)")
+    name: str = option("", "name of the predictor (default: DATA-ARCHITECTURE)")
+    half: str = option("all", "train on one half of the training part: a for judges, b for rewards; or all")
+    settings: dict = option({}, "hyper-parameters of the architecture")
+    optimiser: dict = option(
+        {"name": "muon", "learning_rate": 2e-3, "decay_fraction": 0.6},
+        "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
+    )
+    steps: int = option(6000, "optimiser steps of the whole run")
+    batch_size: int = option(48, "samples a step")
+    ema_decay: float = option(0.995, "memory of the weight average")
+    precision: str = option("float32", "float32, bf16 (autocast), or auto: bf16 where the device has it in hardware")
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    seed: int = option(0, "seed of initial weights, order and noise")
+    checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
+    max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
+    log_every: int = option(50, "steps between entries in the logs")
+    measure_every: int = option(1000, "steps between measurements on the validation part; 0 for none")
+    resume: bool = option(False, "go on from the last checkpoint of the run directory")
+    overwrite: bool = option(False, "replace an existing run directory")
+
+    def check(self) -> None:
+        """Raise `InputError` for what is out of range."""
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+        if self.half not in HALVES:
+            raise InputError(f"got --half '{self.half}', expected one of {', '.join(HALVES)}")
+
+    def optimiser_config(self) -> OptimiserConfig:
+        """The optimiser that the options name."""
+        from common.named import build
+        from common.training.optimiser import OptimiserConfig
+
+        return build(OptimiserConfig, self.optimiser, "optimiser")
+
+    def fit_config(self, device: str) -> FitConfig:
+        """What the options say of the whole run, on `device`."""
+        from common.training.fit import FitConfig
+
+        return FitConfig(
+            max_steps=self.steps, precision=self.precision, device=device.split(":")[0], ema_decay=self.ema_decay,
+            seed=self.seed, checkpoint_minutes=self.checkpoint_minutes, max_minutes=self.max_minutes,
+            measure_every=self.measure_every, log_every=self.log_every,
+        )  # fmt: skip
+
+
+def run_predictor_training(
+    options: PredictorOptions,
+    name: str,
+    train: Callable[[Path, FitConfig], tuple[ModelPredictor, FitResult]],
+    facts: Mapping[str, Any],
+    published: Mapping[str, float],
+) -> dict[str, Any]:
+    """Make the run directory, train, show how good the predictor is on held-out data.
+
+    Args:
+        options: checked.
+        name: of the predictor.
+        train: (directory, config) -> the trained predictor.
+        facts: of the data, for `run.json`.
+        published: output -> mean absolute error of the literature's judge on the same data.
+
+    Raises:
+        InputError: a run directory that cannot be used.
+        IncompleteError: stopped before the last step.
+    """
+    import torch
+
+    from common.cli.doctor import pick_device
+    from common.cli.run_directory import RunDirectory
+
+    device = pick_device(options.device)
+    directory = RunDirectory.create(
+        options.output_dir or f"runs/{name}", overwrite=options.overwrite, resume=options.resume
+    )
+    if options.resume:
+        directory.check_same(options, _FREE_ON_RESUME)
+    directory.write_config(options)
+    directory.write_provenance(device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts)
+    predictor, result = train(directory.path, options.fit_config(device))
+    found = {
+        "output_dir": str(directory.path),
+        "name": name,
+        "training": dict(predictor.description["training"]),
+        "quality": predictor.description["quality"],
+        "published_mae": dict(published),
+    }
+    if not options.json:
+        print_quality(predictor, published)
+        print(f"{name}: {result.samples_seen} samples seen in {result.steps} steps")
+        print(f"  model       {directory / 'model'}")
+    if not result.finished:
+        raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
+    return found
+
+
+def print_quality(predictor: ModelPredictor, published: Mapping[str, float]) -> None:
+    """Tables of what was measured on held-out data."""
+    measured = predictor.description["quality"]
+    units = {output.name: output.unit or "-" for output in predictor.outputs}
+    heading = ["property", "unit", "error", "constant", *(["published judge"] if published else []), "claimed std",
+               "in 68 %", "in 95 %", "calibration error", "n"]  # fmt: skip
+    rows = []
+    for name, row in measured.items():
+        if "mae" not in row:
+            continue
+        judge = [f"{published[name]:.4g}" if name in published else "-"] if published else []
+        shares = [f"{100 * row[key]:.1f} %" for key in ("coverage_68", "coverage_95", "coverage_error")]
+        errors = [f"{row['mae']:.4g}", f"{row['constant_mae']:.4g}", *judge, f"{row['std']:.4g}"]
+        rows.append([name, units[name], *errors, *shares, row["n"]])
+    if rows:
+        print_table("held-out errors (mean absolute) and calibration", heading, rows)
+    for name, row in measured.items():
+        if "accuracy" in row:
+            print(
+                f"{name}: {100 * row['accuracy']:.1f} % right ({100 * row['constant_accuracy']:.1f} % by always saying "
+                f"the most frequent), calibration error {100 * row['calibration_error']:.1f} %, n {row['n']}"
+            )
+    if published:
+        print("published judge: quoted, not rerun")

@@ -1,0 +1,177 @@
+"""`finetune`: a trained generator of any domain steered by a reward, or given control inputs, in a run directory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.algorithms import ALGORITHMS, Algorithm, Ctrl
+from common.algorithms.algorithm import require_differentiable
+from common.algorithms.ctrl import ControlTerm
+from common.algorithms.path_consistency import ValueNetwork
+from common.algorithms.rollout import rollout_sampler
+from common.diffusion import Denoiser, Process
+from common.diffusion.control import ControlledDenoiser
+from common.errors import InputError
+from common.named import build, nearest
+from common.rewards import Reward
+from common.training.callbacks import Measure
+from common.training.fit import FitConfig, FitResult, fit
+from common.training.module import BatchSource, Guide, Pieces
+from common.training.optimiser import OptimiserConfig
+from common.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which algorithm, and how its chains are drawn.
+
+    Attributes:
+        name: a key of `ALGORITHMS`, or `ctrl`, which is `backprop` with control inputs.
+        tau: temperature: weight of the divergence from the base against the reward.
+        settings: of the algorithm.
+        rollout_steps: network evaluations of a chain in training.
+        exponent: its times are linspace(1, 0, steps) ** exponent.
+        null_share: share of the chains that a control is left out of.
+    """
+
+    name: str
+    tau: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rollout_steps: int = 30
+    exponent: float = 1.0
+    null_share: float = 0.0
+
+    def algorithm(self, process: Process, n_channels: int, terms: Sequence[ControlTerm] = ()) -> Algorithm:
+        """The algorithm for chains of `process`, with control `terms` where there are some.
+
+        Raises:
+            InputError: an unknown method or setting, or a method that does not fit.
+        """
+        known = [*ALGORITHMS, "ctrl"]
+        if self.name not in known:
+            raise InputError(f"got method '{self.name}'{nearest(self.name, known)}; expected one of {', '.join(known)}")
+        if self.name == "ctrl" and not terms:
+            raise InputError("method 'ctrl' adds control inputs; say which with --control NAME")
+        if self.rollout_steps < 2:
+            raise InputError(f"got {self.rollout_steps} rollout steps, expected at least 2")
+        name = "backprop" if self.name == "ctrl" else self.name
+        settings = dict(self.settings)
+        if settings.get("balance") == "detailed":
+            settings.setdefault("value", ValueNetwork(n_channels))
+        sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
+        found = build(ALGORITHMS[name], {"sampler": sampler, "tau": self.tau, **settings}, f"method '{name}'")
+        return Ctrl(found, tuple(terms), self.null_share) if terms else found
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What is trained, and what it is held to.
+
+    Attributes:
+        policy: with trainable parameters.
+        reference: frozen.
+    """
+
+    policy: nn.Module
+    reference: Any
+
+
+def policies(
+    start: Denoiser | ControlledDenoiser,
+    terms: Sequence[ControlTerm],
+    *,
+    rank: int = 16,
+    active_from: float = 0.0,
+    seed: int = 0,
+) -> Policies:
+    """Policy and reference of a run.
+
+    A model that was tuned before is trained further, held to the base that it was tuned from.
+
+    Args:
+        start: what training starts from; it stays as it is.
+        terms: the controls.
+        rank: of the adapters; 0 trains all weights of a copy, without controls only.
+        active_from: see `ControlledDenoiser`.
+        seed: of the adapters' initial weights.
+
+    Raises:
+        InputError: `start` has other controls than those asked for.
+    """
+    controls = [term.control for term in terms]
+    if isinstance(start, ControlledDenoiser):
+        if list(start.controls) != controls:
+            names = ", ".join(control.name for control in start.controls) or "none"
+            raise InputError(f"the model's control inputs are: {names}; ask for the same, or start at its base")
+        policy = copy.deepcopy(start)
+        policy.requires_grad_(True).base.requires_grad_(False)
+        for adapter in policy.adapters:
+            adapter.requires_grad_(True)
+    elif rank == 0 and not terms:
+        if active_from:
+            raise InputError("all weights act at all times; give --rank, or --active-from 0")
+        frozen = copy.deepcopy(start).requires_grad_(False).eval()
+        return Policies(copy.deepcopy(start).requires_grad_(True), frozen)
+    else:
+        torch.manual_seed(seed)
+        policy = ControlledDenoiser(start, controls, rank=rank, active_from=active_from)
+    return Policies(policy, policy.uncontrolled)
+
+
+def reward_of(algorithm: Algorithm, reward: Reward | None) -> Reward:
+    """What a run aims at: the reward that was given, or that of the controls.
+
+    Raises:
+        InputError: neither or both, or no gradient where the algorithm follows one.
+    """
+    if isinstance(algorithm, Ctrl):
+        if reward is not None:
+            raise InputError("a run with --control aims at the controls alone; leave --target out")
+        reward = algorithm.reward
+    if reward is None:
+        raise InputError("nothing to aim at; give --target or --control")
+    if algorithm.needs_gradient:
+        require_differentiable(reward)
+    return reward
+
+
+def finetune(
+    pair: Policies,
+    algorithm: Algorithm,
+    reward: Reward | None,
+    batches: BatchSource,
+    directory: Path,
+    *,
+    optimiser: OptimiserConfig,
+    fit_config: FitConfig,
+    pieces: Pieces,
+    measure: Measure | None = None,
+    watch: Watch | None = None,
+    stop_early: bool = False,
+    resume: bool = False,
+) -> FitResult:
+    """Train `pair.policy`; see `fit`.
+
+    Args:
+        pair: see `policies`.
+        algorithm: see `Method.algorithm`.
+        reward: beside that of the controls; None for none.
+        batches: what to generate, or clean data for algorithms that need some.
+        directory: of the run.
+        optimiser, fit_config, pieces, measure, watch, stop_early, resume: see `fit`.
+
+    Raises:
+        InputError: nothing to aim at, or unusable options.
+    """
+    return fit(
+        pair.policy, algorithm, optimiser, batches, fit_config, directory,
+        resume=resume, measure=measure, guide=Guide(pair.reference, reward_of(algorithm, reward)), pieces=pieces,
+        watch=watch, stop_early=stop_early,
+    )  # fmt: skip

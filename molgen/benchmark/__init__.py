@@ -1,0 +1,1 @@
+"""Benchmarks of molecule generation: methods, judge, EDM's six-property protocol, published numbers."""

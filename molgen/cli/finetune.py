@@ -1,0 +1,31 @@
+"""`molgen finetune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.cli.app import Verb
+from common.cli.finetune import FinetuneOptions, run_finetune
+
+
+def run(options: FinetuneOptions) -> dict[str, Any]:
+    """Steer a trained model of molecules by a reward, or give it control inputs."""
+    from common.cli.doctor import pick_device
+    from molgen.finetune import MoleculeTask
+    from molgen.predictors import DEFAULT
+    from molgen.pretrained import load_pretrained
+
+    options.check()
+    device = pick_device(options.device)
+    task = MoleculeTask(
+        load_pretrained(options.base, device), data=options.data, data_folder=options.data_folder,
+        predictor=options.predictor or DEFAULT, aggregate=options.aggregate, floor=options.floor,
+        workers=options.workers, time_limit_s=options.time_limit,
+    )  # fmt: skip
+    try:
+        return run_finetune(options, "molgen", task, device)
+    finally:
+        task.close()
+
+
+VERB = Verb("finetune", "steer a model by rewards, or add control inputs to it", FinetuneOptions, run)

@@ -1,0 +1,179 @@
+"""`MoleculeTask`: molecules' side of a fine-tuning run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
+from common.diffusion import Sampler, State
+from common.diffusion.control import Control, ControlledDenoiser
+from common.errors import InputError
+from common.rewards import RewardResult, ScoreCache
+from common.training.module import BatchSource
+from common.training.task import ControlJudge, ControlRequest, Prompt
+from common.training.watch import Guard
+from molgen.chemistry.perception import perceive
+from molgen.data.batches import MoleculeBatches
+from molgen.data.molecules import MoleculeSet
+from molgen.metrics.stability import stability_metrics
+from molgen.metrics.validity import validity_metrics
+from molgen.model import MoleculeModel
+from molgen.predictors import DEFAULT, load_predictor
+from molgen.results import training_data
+from molgen.rewards.reward import DecodedMeasure, MoleculeReward, read_conditions, scorers_of
+from molgen.rewards.scoring import MoleculeScorer
+from molgen.rewards.table import Place, find_scorer
+
+_PREDICTED = "predicted_"
+
+
+class MoleculeTask:
+    """See `common.training.task.Task`.
+
+    Args:
+        model: what training starts from.
+        data: data set of the controls' values and of methods that train on data; None for the model's own.
+        data_folder: where named data sets are.
+        predictor: of the controls: shipped, by name, or a folder.
+        aggregate, floor, workers, time_limit_s: see `MoleculeReward`.
+
+    Call `close`, which ends the workers.
+    """
+
+    guards = (Guard("validity_x_uniqueness", 0.02), Guard("molecule_stability", 0.02))
+
+    def __init__(
+        self,
+        model: MoleculeModel,
+        *,
+        data: str | None = None,
+        data_folder: str = "data",
+        predictor: str = DEFAULT,
+        aggregate: str = "weighted_sum",
+        floor: float | None = None,
+        workers: int | None = None,
+        time_limit_s: float = 60.0,
+    ) -> None:
+        self.model = model
+        self._data_name, self._data_folder = data or model.description.get("data"), data_folder
+        self._predictor = predictor
+        self._aggregate, self._floor = aggregate, floor
+        self._workers, self._time_limit_s = workers, time_limit_s
+        self._data: MoleculeSet | None = None
+        self._scorers: list[MoleculeScorer] = []
+
+    @property
+    def task(self) -> MoleculeTask:
+        """Itself."""
+        return self
+
+    @property
+    def sampler(self) -> Sampler:
+        """The base's recommended one."""
+        return self.model.sampler
+
+    @property
+    def n_channels(self) -> int:
+        """Coordinates and types."""
+        return self.model.codec.n_channels
+
+    def prompt(self, seed: int, start: int, count: int) -> Prompt:
+        """Atom counts as in the training data."""
+        return Prompt(self.model.size_law.draw(seed, start, count))
+
+    def data(self, batch_size: int, seed: int) -> BatchSource:
+        """The training data of the base, or `--data`."""
+        molecules = self._training_data()
+
+        def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
+            return MoleculeBatches(
+                molecules, self.model.codec, batch_size, seed=seed, rank=rank, world_size=world_size, start=start
+            )
+
+        return batches
+
+    def quality(self, states: Sequence[State]) -> Mapping[str, float]:
+        """Validity, validity x uniqueness and stability, with standard errors of shares."""
+        samples = MoleculeSet.concatenate([self.model.codec.decode(state) for state in states])
+        metrics = [*stability_metrics(samples), *validity_metrics(perceive(samples, self._workers))]
+        wanted = {"molecule_stability", "validity", "validity_x_uniqueness"}
+        found: dict[str, float] = {}
+        for metric in metrics:
+            if metric.name in wanted:
+                found[metric.name] = metric.value
+                found[f"{metric.name}_error"] = math.sqrt(metric.value * (1 - metric.value) / max(metric.n, 1))
+        return found
+
+    def reward(self, texts: Sequence[str], cache: Path | None) -> MoleculeReward:
+        """See `MoleculeReward`."""
+        return MoleculeReward(
+            self.model.codec, list(texts), aggregate=self._aggregate, floor=self._floor, workers=self._workers,
+            time_limit_s=self._time_limit_s, cache_path=cache,
+        )  # fmt: skip
+
+    def default_judge(self, texts: Sequence[str]) -> list[str]:
+        """`gap=4.5±0.2` for `predicted_gap=4.5±0.2`: the physics behind each predictor that training sees."""
+        judged = []
+        for text in texts:
+            for scorer in scorers_of(read_conditions(text)):
+                if scorer.key.startswith(_PREDICTED):
+                    bare = text.replace(scorer.name, scorer.key, 1)
+                    judged.append(bare.replace(_PREDICTED, "", 1))
+        return judged
+
+    def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
+        """Learned predictors for `gap`, the scorers themselves for `gap±0.2`; values from the data."""
+        return [self._term(request) for request in requests]
+
+    def _term(self, request: ControlRequest) -> ControlTerm:
+        scorer = find_scorer(request.name, None)
+        values = self._training_data().properties.get(scorer.name)
+        if values is None:
+            known = ", ".join(self._training_data().properties) or "none"
+            raise InputError(f"the data have no column '{scorer.name}' to draw values from; columns: {known}")
+        outcomes = torch.from_numpy(values[np.isfinite(values)]).float()
+        control = Control(scorer.name, mean=float(outcomes.mean()), std=float(outcomes.std()))
+        if request.std is not None:
+            predictor = MeasuredPredictor(self._measure([scorer.name]), scorer.name, request.std)
+            return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
+        learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(scorer.name)
+        return ControlTerm(control, learned, outcomes, gamma=request.gamma)
+
+    def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
+        """The scorers of the controls' names."""
+        return ControlJudge([self._measure([term.control.name for term in terms])], terms)
+
+    def _measure(self, names: Sequence[str]) -> DecodedMeasure:
+        scorers = [find_scorer(name, None) for name in names]
+        on_states = [scorer for scorer in scorers if scorer.place is Place.STATE]
+        if on_states:
+            raise InputError(f"{on_states[0].name} cannot be a control: it has no workers")
+        scorer = MoleculeScorer(scorers, self._workers, self._time_limit_s, ScoreCache())
+        self._scorers.append(scorer)
+        return DecodedMeasure(self.model.codec.decode, scorer)
+
+    def save(self, denoiser: torch.nn.Module, facts: dict[str, Any], directory: Path) -> None:
+        """The base with another denoiser."""
+        description = {**self.model.description, **facts}
+        if isinstance(denoiser, ControlledDenoiser):
+            description["control"] = denoiser.settings()
+        replace(self.model, denoiser=denoiser, description=description).save(directory)
+
+    def close(self) -> None:
+        """End the workers."""
+        for scorer in self._scorers:
+            scorer.close()
+
+    def _training_data(self) -> MoleculeSet:
+        if self._data is None:
+            if not self._data_name:
+                raise InputError("the base names no training data; give --data")
+            self._data = training_data(self._data_name, self._data_folder)
+        return self._data

@@ -1,0 +1,80 @@
+"""Properties that a network predicts from states: differentiable, on the state's device, and as good as its training.
+
+A reward that is maximised finds the predictor's mistakes: judge by another one, or by xTB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.diffusion import State
+from common.predictors import find_output, read_predictor
+from common.rewards import Measured
+from molgen.data.codec import MoleculeCodec
+from molgen.predictors import DEFAULT, PREDICTORS, load_predictor
+
+if TYPE_CHECKING:
+    from molgen.rewards.table import Scorer
+
+PREFIX = "predicted_"
+
+
+@dataclass(frozen=True)
+class PredictedProperty:
+    """The mean that a predictor gives for one property, in its unit; NaN for a molecule with an element that it was
+    never shown.
+
+    Attributes:
+        codec: of the states.
+        name: of the quantity.
+        source: folder of the predictor.
+        column: the property.
+    """
+
+    codec: MoleculeCodec
+    name: str
+    source: Path
+    column: str
+    differentiable: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `common.rewards.Measure`."""
+        return (self.name,)
+
+    def __call__(self, state: State) -> Measured:
+        """See `common.rewards.Measure`."""
+        # Loaded once for each device and precision.
+        predictor = load_predictor(self.source, self.codec, state.x.device, state.x.dtype)
+        index = predictor.for_property(self.column).index
+        return Measured({self.name: predictor(state).mean[:, index]})
+
+
+def shipped(name: str, codec: MoleculeCodec) -> PredictedProperty:
+    """The measure `name`, PREFIX and a column, by the predictor that ships with the package."""
+    return PredictedProperty(codec, name, PREDICTORS.find(DEFAULT), name.removeprefix(PREFIX))
+
+
+def resolve(scorer: Scorer, argument: str | None) -> Scorer:
+    """The row with the predictor that stood in parentheses, or the shipped one, and the range of its training data.
+
+    Raises:
+        InputError: no such predictor, or it does not predict that property.
+    """
+    folder = PREDICTORS.find(DEFAULT if argument is None else argument)
+    outputs, description = read_predictor(folder, "molgen")
+    wanted = scorer.name.removeprefix(PREFIX)
+    output = outputs[find_output(outputs, wanted, [output.name for output in outputs])]
+    name = PREFIX + output.name + ("" if argument is None else f"({argument})")
+    return replace(
+        scorer,
+        name=name,
+        argument=argument or "",
+        unit=output.unit,
+        description=f"{output.name}, predicted by {description['name']}",
+        trained_on=(output.low, output.high),
+        on_states=partial(PredictedProperty, name=name, source=folder, column=output.name),
+    )

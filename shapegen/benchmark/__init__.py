@@ -1,0 +1,1 @@
+"""Benchmarks of shape generation: judge on the mesh, tasks, published numbers."""

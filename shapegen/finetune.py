@@ -1,0 +1,206 @@
+"""`ShapeTask`: shapes' side of a fine-tuning run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
+from common.diffusion import Sampler, State
+from common.diffusion.control import Control, ControlledDenoiser
+from common.errors import InputError
+from common.rewards import RewardResult
+from common.training.module import BatchSource
+from common.training.task import ControlJudge, ControlRequest, Prompt
+from common.training.watch import Guard
+from shapegen.data.batches import ShapeBatches
+from shapegen.data.shapes import ShapeSet
+from shapegen.data.sources import load_data, split_data
+from shapegen.metrics.torch_distances import chamfer_matrix
+from shapegen.model import ShapeModel, one_hot
+from shapegen.predictors import load_predictor
+from shapegen.rewards.reward import ShapeReward, measure_of
+from shapegen.rewards.table import find_scorer
+
+# Shapes and points that likeness and diversity are measured with.
+_REFERENCES, _POINTS = 200, 256
+
+
+class ShapeTask:
+    """See `common.training.task.Task`.
+
+    Args:
+        model: what training starts from.
+        points: points of a shape in training.
+        class_name: the class of all shapes; None draws it as in the training data.
+        data: data set of the controls' values and of methods that train on data; None for the model's own.
+        data_folder: where named data sets are.
+        count_per_class: shapes of each class that are made of a procedural set.
+        predictor: folder of the controls' predictor; None where scorers are asked.
+        aggregate, floor, workers, time_limit_s: see `ShapeReward`.
+        seed: of the data.
+
+    Call `close`, which ends the workers.
+    """
+
+    guards = (Guard("likeness"), Guard("diversity"))
+
+    def __init__(
+        self,
+        model: ShapeModel,
+        *,
+        points: int = 512,
+        class_name: str | None = None,
+        data: str | None = None,
+        data_folder: str = "data",
+        count_per_class: int = 50,
+        predictor: str | None = None,
+        aggregate: str = "weighted_sum",
+        floor: float | None = None,
+        workers: int | None = None,
+        time_limit_s: float = 60.0,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self._points, self._class_name = points, class_name
+        self._data_name, self._data_folder = data or model.description.get("data"), data_folder
+        self._count_per_class, self._predictor = count_per_class, predictor
+        self._aggregate, self._floor = aggregate, floor
+        self._workers, self._time_limit_s, self._seed = workers, time_limit_s, seed
+        self._data: ShapeSet | None = None
+        self._measures: list[Any] = []
+        # An unknown class is found here, before any work.
+        model.classes(class_name, 0, 0, 1)
+
+    @property
+    def task(self) -> ShapeTask:
+        """Itself."""
+        return self
+
+    @property
+    def sampler(self) -> Sampler:
+        """The base's recommended one."""
+        return self.model.sampler
+
+    @property
+    def n_channels(self) -> int:
+        """Coordinates."""
+        return self.model.codec.n_channels
+
+    def prompt(self, seed: int, start: int, count: int) -> Prompt:
+        """The class asked for, or classes as in the training data."""
+        index = self.model.classes(self._class_name, seed, start, count)
+        return Prompt(np.full(count, self._points), self.model.condition(index, seed, start))
+
+    def data(self, batch_size: int, seed: int) -> BatchSource:
+        """The training data of the base, or `--data`."""
+        shapes = self._training_data()
+        n_classes = len(self.model.class_law)
+        condition = {"context": one_hot(shapes.class_index, n_classes).numpy()} if n_classes else {}
+
+        def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
+            return ShapeBatches(
+                shapes, self.model.codec, batch_size, self._points, seed=seed, rank=rank, world_size=world_size,
+                start=start, condition=condition,
+            )  # fmt: skip
+
+        return batches
+
+    def quality(self, states: Sequence[State]) -> Mapping[str, float]:
+        """`likeness`: minus the mean Chamfer distance to the nearest training shape; `diversity`: mean Chamfer distance
+        to the nearest other sample. Both with standard errors, in squared standard deviations of the data."""
+        samples = torch.cat([state.x for state in states])[:, :_POINTS].cpu().numpy()
+        rng = np.random.default_rng(self._seed)
+        shapes = self._training_data()
+        if self._class_name is not None:
+            shapes = shapes.select(np.flatnonzero(shapes.class_index == shapes.class_names.index(self._class_name)))
+        chosen = shapes.select(rng.permutation(len(shapes))[:_REFERENCES])
+        encoded = self.model.codec.encode(chosen).x
+        references = encoded[:, torch.from_numpy(rng.permutation(encoded.shape[1])[:_POINTS])].numpy()
+        device = str(self.model.device)
+        nearest = chamfer_matrix(samples, references, device).min(axis=1)
+        among = chamfer_matrix(samples, None, device)
+        np.fill_diagonal(among, np.inf)
+        apart = among.min(axis=1)
+        count = math.sqrt(len(samples))
+        return {
+            "likeness": -float(nearest.mean()),
+            "likeness_error": float(nearest.std() / count),
+            "diversity": float(apart.mean()),
+            "diversity_error": float(apart.std() / count),
+        }
+
+    def reward(self, texts: Sequence[str], cache: Path | None) -> ShapeReward:
+        """See `ShapeReward`."""
+        return ShapeReward(
+            self.model.codec, list(texts), aggregate=self._aggregate, floor=self._floor, workers=self._workers,
+            time_limit_s=self._time_limit_s, cache_path=cache,
+        )  # fmt: skip
+
+    def default_judge(self, texts: Sequence[str]) -> list[str]:
+        """None: meshes take seconds each; name what shall be measured on them."""
+        return []
+
+    def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
+        """Learned predictors for `height_m` where a predictor is given, the scorers themselves for `height_m±0.01`."""
+        return [self._term(request) for request in requests]
+
+    def _term(self, request: ControlRequest) -> ControlTerm:
+        scorer = find_scorer(request.name, None)
+        properties = self._training_data().properties
+        if scorer.name not in properties:
+            known = ", ".join(properties) or "none"
+            raise InputError(f"the data have no column '{scorer.name}' to draw values from; columns: {known}")
+        values = properties[scorer.name]
+        outcomes = torch.from_numpy(values[np.isfinite(values)]).float()
+        control = Control(scorer.name, mean=float(outcomes.mean()), std=float(outcomes.std()))
+        if request.std is not None:
+            predictor = MeasuredPredictor(self._measure(scorer.name), scorer.name, request.std)
+            return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
+        if self._predictor is None:
+            raise InputError(
+                f"--control {request.name} needs --predictor FOLDER (train-predictor makes one), or the scorer itself, "
+                f"give or take: --control '{request.name}±{control.std / 5:.2g}'"
+            )
+        learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(scorer.name)
+        return ControlTerm(control, learned, outcomes, gamma=request.gamma)
+
+    def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
+        """The scorers of the controls' names."""
+        measures = [self._measure(term.control.name) for term in terms]
+        return ControlJudge(measures, terms)
+
+    def _measure(self, name: str) -> Any:
+        measure = measure_of(name, self.model.codec, self._workers, self._time_limit_s)
+        self._measures.append(measure)
+        return measure
+
+    def save(self, denoiser: torch.nn.Module, facts: dict[str, Any], directory: Path) -> None:
+        """The base with another denoiser."""
+        description = {**self.model.description, **facts}
+        if isinstance(denoiser, ControlledDenoiser):
+            description["control"] = denoiser.settings()
+        replace(self.model, denoiser=denoiser, description=description).save(directory)
+
+    def close(self) -> None:
+        """End the workers."""
+        for measure in self._measures:
+            getattr(measure, "close", lambda: None)()
+
+    def _training_data(self) -> ShapeSet:
+        if self._data is None:
+            if not self._data_name:
+                raise InputError("the base names no training data; give --data")
+            report = load_data(
+                self._data_name, data_folder=self._data_folder, points=max(self._points, _POINTS),
+                count_per_class=self._count_per_class, classes=self.model.class_names or None, seed=self._seed,
+                workers=self._workers,
+            )  # fmt: skip
+            self._data = report.shapes.select(split_data(report)["train"])
+        return self._data

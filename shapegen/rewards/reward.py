@@ -1,0 +1,194 @@
+"""`ShapeReward`: what a user typed, as a `common.rewards.Reward` of shapes' states."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from common.diffusion import State
+from common.rewards import ComposedReward, Condition, Measure, Measured, Objective, RewardResult, ScoreCache, parse
+from common.workers import Launcher
+from shapegen.data.codec import ShapeCodec
+from shapegen.data.shapes import METRES
+from shapegen.rewards.cloud import MIN_POINTS, Cloud
+from shapegen.rewards.scoring import Given, ShapeScorer, estimate
+from shapegen.rewards.table import Place, Scorer, check_unit, find_scorer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CloudMeasure:
+    """Estimates from the points of states: a `Measure` with gradients, on the state's device.
+
+    Attributes:
+        codec: of the states.
+        scorers: of `Place.POINTS`; they share neighbours and the fitted solid.
+    """
+
+    codec: ShapeCodec
+    scorers: tuple[Scorer, ...]
+    differentiable: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Measure`."""
+        return tuple(scorer.name for scorer in self.scorers)
+
+    def __call__(self, state: State) -> Measured:
+        """See `Measure`."""
+        if state.x.shape[1] < MIN_POINTS:
+            nothing = torch.full((len(state),), torch.nan, dtype=torch.float32, device=state.x.device)
+            return Measured(dict.fromkeys(self.names, nothing))
+        with torch.autocast(state.x.device.type, enabled=False):
+            return Measured(estimate(self.scorers, Cloud.of_state(state, self.codec)))
+
+
+@dataclass(frozen=True)
+class DecodedMeasure:
+    """States -> points -> scores: a `Measure` without gradients, by workers.
+
+    Attributes:
+        codec: of the states.
+        scorer: scores the shapes.
+    """
+
+    codec: ShapeCodec
+    scorer: ShapeScorer
+    differentiable: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Measure`."""
+        return tuple(scorer.name for scorer in self.scorer.scorers)
+
+    def __call__(self, state: State) -> Measured:
+        """See `Measure`."""
+        unit = METRES.get(self.codec.unit, 1.0)
+        points = self.codec.points_of(state.x[..., :3]).astype(float) * unit
+        shapes = [Given(cloud[real]) for cloud, real in zip(points, state.mask.cpu().numpy(), strict=True)]
+        table = self.scorer.score(shapes)
+        return Measured({name: torch.from_numpy(column) for name, column in table.values.items()}, table.failures)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.scorer.close()
+
+
+class ShapeReward:
+    """A reward of shapes' states, from conditions as typed.
+
+    Args:
+        codec: of the states.
+        spec: conditions as typed, or parsed with `find_scorer`.
+        aggregate: weighted_sum, product or lexicographic.
+        floor: what failures get and nothing falls below; None leaves them NaN.
+        workers, time_limit_s, launcher: as in `ShapeScorer`.
+        cache_path: file that keeps scores (in the run's directory); None keeps them in memory.
+
+    Use as a context manager, or call `close`, which ends the workers.
+
+    Raises:
+        InputError: metres wanted of a model without a unit; else see `common.rewards.parse`, `find_scorer`, `Objective`
+            and `ComposedReward`.
+    """
+
+    def __init__(
+        self,
+        codec: ShapeCodec,
+        spec: str | Sequence[str | Condition],
+        *,
+        aggregate: str = "weighted_sum",
+        floor: float | None = None,
+        workers: int | None = None,
+        time_limit_s: float = 60.0,
+        cache_path: str | Path | None = None,
+        launcher: Launcher | None = None,
+    ):
+        self.conditions = read_conditions(spec, launcher)
+        objective = Objective(self.conditions, aggregate, floor)
+        scorers = scorers_of(self.conditions)
+        _check_codec(scorers, codec)
+        on_points = tuple(scorer for scorer in scorers if scorer.place is Place.POINTS)
+        others = [scorer for scorer in scorers if scorer.place is not Place.POINTS]
+        self._scorer = ShapeScorer(
+            others, workers, time_limit_s, ScoreCache(path=cache_path), launcher, unit=codec.unit
+        )
+        measures: list[Measure] = [CloudMeasure(codec, on_points)] if on_points else []
+        if others:
+            measures.append(DecodedMeasure(codec, self._scorer))
+        try:
+            self._reward = ComposedReward(objective, measures, _example(codec))
+        except BaseException:
+            self.close()
+            raise
+        logger.info("reward: %s", self._reward)
+
+    @property
+    def differentiable(self) -> bool:
+        """See `common.rewards.Reward`."""
+        return self._reward.differentiable
+
+    def __call__(self, state: State) -> RewardResult:
+        """See `common.rewards.Reward`: clean states in, scores out."""
+        return self._reward(state)
+
+    def __str__(self) -> str:
+        return str(self._reward)
+
+    def __enter__(self) -> ShapeReward:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._scorer.close()
+
+
+def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
+    """Conditions on scorers, from texts or as they are."""
+    if not isinstance(spec, str) and spec and all(isinstance(part, Condition) for part in spec):
+        return tuple(part for part in spec if isinstance(part, Condition))
+    texts = [spec] if isinstance(spec, str) else [str(part) for part in spec]
+    return parse(texts, partial(find_scorer, launcher=launcher))
+
+
+def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:
+    """The scorers that the conditions speak of, each once, in that order."""
+    return list({c.quantity.name: c.quantity for c in conditions if isinstance(c.quantity, Scorer)}.values())
+
+
+def measure_of(
+    name: str, codec: ShapeCodec, workers: int | None = None, time_limit_s: float = 60.0
+) -> CloudMeasure | DecodedMeasure:
+    """The measure of one scorer by its name; that of workers has a `close`."""
+    (condition,) = read_conditions(name)
+    scorers = scorers_of([condition])
+    _check_codec(scorers, codec)
+    if scorers[0].place is Place.POINTS:
+        return CloudMeasure(codec, tuple(scorers))
+    return DecodedMeasure(codec, ShapeScorer(scorers, workers, time_limit_s, unit=codec.unit))
+
+
+def _check_codec(scorers: list[Scorer], codec: ShapeCodec) -> None:
+    remedy = "aim at a ratio such as aspect_ratio, or train on data with a unit"
+    if codec.mode == "per_shape":
+        remedy = "size was normalised away (per_shape): " + remedy
+    check_unit(scorers, codec.unit, "the model's shapes have", remedy)
+
+
+def _example(codec: ShapeCodec, count: int = 4, size: int = 64) -> State:
+    """Random blobs, on which declared gradients are checked."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, size, codec.n_channels, generator=generator)
+    return State(x, torch.ones(count, size, dtype=torch.bool))

@@ -1,0 +1,272 @@
+"""Fine-tuning by the one trainer on a toy: every method climbs, stops, resumes bit for bit, and is watched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.algorithms import ALGORITHMS
+from common.algorithms.ctrl import ControlTerm
+from common.diffusion import Cosine, Denoiser, Euclidean, Process, Sampler, State, V
+from common.diffusion.control import Control, asked_for
+from common.errors import InputError
+from common.rewards import RewardResult
+from common.training.finetune import Method, Policies, finetune, policies
+from common.training.fit import FitConfig, FitResult
+from common.training.module import Pieces
+from common.training.optimiser import OptimiserConfig
+from common.training.task import Check, Prompt, prompts
+from common.training.watch import Guard, Watch
+
+PROCESS = Process(Cosine(), Euclidean())
+GOAL = 0.8
+
+
+class Network(nn.Module):
+    """A small network for each point; `embed` is where a control enters.
+
+    It starts with v = 0, the exact denoiser of standard Gaussian data.
+    """
+
+    control_site = "embed"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(1, 16))
+        last = nn.Linear(32, 2)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.inner = nn.Sequential(nn.Linear(18, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), last)
+
+    def forward(self, x, t, mask, context):
+        time = self.embed(t[:, None])[:, None].expand(-1, x.shape[1], -1)
+        return self.inner(torch.cat([x, time], dim=-1)) * mask.unsqueeze(-1)
+
+
+def base() -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(Network(), PROCESS, V())
+
+
+class Near:
+    """-(x - 0.8)^2 of the points' mean; what lies beyond 5 cannot be scored."""
+
+    differentiable = True
+
+    def __call__(self, state: State) -> RewardResult:
+        middle = state.x.mean(dim=(1, 2))
+        valid = middle.abs() < 5
+        values = torch.where(valid, -(middle - GOAL).square(), torch.full_like(middle, torch.nan))
+        return RewardResult(values, valid, {"middle": middle.detach()})
+
+
+@dataclass
+class Toy:
+    """A `Task` of two points on a plane."""
+
+    model: Any = None
+    guards: tuple[Guard, ...] = ()
+    n_channels: int = 2
+    sampler: Sampler = field(default_factory=lambda: Sampler(PROCESS, steps=8))
+
+    def prompt(self, seed: int, start: int, count: int) -> Prompt:
+        return Prompt(np.full(count, 2))
+
+    def data(self, batch_size: int, seed: int):
+        def source(start, rank, world_size):
+            for step in count(start):
+                generator = torch.Generator().manual_seed(step)
+                yield State(torch.randn(batch_size, 2, 2, generator=generator), torch.ones(batch_size, 2).bool())
+
+        return source
+
+    def quality(self, states):
+        return {"spread": float(torch.cat([state.x for state in states]).std())}
+
+
+def run(
+    directory: Path, method: Method, steps: int = 4, *, terms: tuple[ControlTerm, ...] = (), chunk: int = 0,
+    minibatch: int = 0, batch_size: int = 16, learning_rate: float = 1e-2, early_stop: bool = False,
+    guards: tuple[Guard, ...] = (), rank: int = 2, resume: bool = False, **config: Any,
+) -> tuple[Policies, FitResult, Check]:  # fmt: skip
+    pair = policies(base(), terms, rank=rank, active_from=0.3 if rank else 0.0)
+    algorithm = method.algorithm(PROCESS, 2, terms)
+    task = Toy()
+    reward = None if terms else Near()
+    seen = reward if reward is not None else algorithm.reward  # type: ignore[attr-defined]
+    check = Check(task, seen, pair.reference, algorithm.sampler, terms, count=32, divergence_count=8)  # type: ignore[arg-type]
+    result = finetune(
+        pair, algorithm, reward,
+        task.data(batch_size, 0) if algorithm.needs_data else prompts(task, batch_size, 0),  # type: ignore[arg-type]
+        directory,
+        optimiser=OptimiserConfig("adamw", learning_rate, warmup_steps=1, decay_fraction=0.3, weight_decay=0.0),
+        fit_config=FitConfig(steps, precision="float32", device="cpu", ema_decay=0.5, log_every=1, **config),
+        pieces=Pieces(minibatch, chunk), measure=check, watch=Watch(guards), stop_early=early_stop, resume=resume,
+    )  # fmt: skip
+    return pair, result, check
+
+
+METHODS = {
+    "rgdm": Method("rgdm", 0.02, {"candidates": 4}, 6),
+    "rgdm on data": Method("rgdm", 0.02, {"candidates": 4, "proposal": "posterior"}, 6),
+    "policy_gradient": Method("policy_gradient", 0.02, {"epochs": 2}, 6),
+    "reward_weighted": Method("reward_weighted", 0.02, {"source": "policy"}, 6),
+    "backprop": Method("backprop", 0.02, {}, 6),
+    "path_consistency": Method("path_consistency", 0.02, {}, 6),
+    "detailed balance": Method("path_consistency", 0.02, {"balance": "detailed"}, 6),
+    "adjoint_matching": Method("adjoint_matching", 0.02, {}, 6),
+}
+
+
+def test_every_method_of_the_table_is_tried():
+    assert {method.name for method in METHODS.values()} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_climbs_by_the_one_trainer(tmp_path, name):
+    # A value has to be learnt before it can guide.
+    steps = 150 if name == "detailed balance" else 40
+    pair, result, check = run(tmp_path, METHODS[name], steps=steps, batch_size=64)
+    before, after = check(pair.reference), check(result.denoiser)
+    assert after["reward"] > before["reward"] + 2 * math.hypot(before["reward_error"], after["reward_error"])
+    assert before["path_kl"] == 0
+    assert after["path_kl"] > 0
+    assert result.cost.reward_calls >= 40 * 64
+    assert result.cost.evaluations > 40 * 64
+
+
+def test_below_active_from_and_in_the_reference_the_base_stays(tmp_path):
+    pair, result, _ = run(tmp_path, METHODS["backprop"], learning_rate=0.1)
+    state = State(torch.randn(8, 2, 2, generator=torch.Generator().manual_seed(0)), torch.ones(8, 2).bool())
+    early, late = torch.full((8,), 0.5), torch.full((8,), 0.29)
+    with torch.no_grad():
+        assert not torch.equal(result.denoiser(state, early), base()(state, early))
+        assert torch.equal(result.denoiser(state, late), base()(state, late))
+        assert torch.equal(pair.reference(state, early), base()(state, early))
+
+
+def test_all_weights_can_be_trained_too(tmp_path):
+    _, result, check = run(tmp_path, METHODS["backprop"], 60, rank=0, batch_size=64)
+    assert check(result.denoiser)["reward"] > check(base())["reward"] + 0.1
+
+
+@pytest.mark.parametrize("name", ["policy_gradient", "detailed balance"])
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, name):
+    _, whole, _ = run(tmp_path / "whole", METHODS[name], 6, minibatch=24)
+    _, cut, _ = run(tmp_path / "cut", METHODS[name], 6, minibatch=24, max_minutes=1e-9)
+    assert not cut.finished
+    _, resumed, _ = run(tmp_path / "cut", METHODS[name], 6, minibatch=24, resume=True)
+    assert resumed.finished
+    assert resumed.cost == whole.cost
+    for (key, a), b in zip(whole.denoiser.state_dict().items(), resumed.denoiser.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("name", ["policy_gradient", "backprop", "adjoint_matching"])
+def test_chunks_change_nothing_but_rounding(tmp_path, name):
+    _, whole, _ = run(tmp_path / "whole", METHODS[name], 2)
+    _, cut, _ = run(tmp_path / "cut", METHODS[name], 2, chunk=5)
+    for a, b in zip(whole.denoiser.parameters(), cut.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_paths_whose_mean_counts_are_not_cut(tmp_path):
+    """Trajectory balance takes log Z from all its rows: chunks and minibatches smaller than that would change it."""
+    _, whole, _ = run(tmp_path / "whole", METHODS["path_consistency"], 2)
+    _, cut, _ = run(tmp_path / "cut", METHODS["path_consistency"], 2, chunk=5, minibatch=3)
+    for a, b in zip(whole.denoiser.parameters(), cut.denoiser.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def gap_term() -> ControlTerm:
+    """The mean of the points, known to 0.2."""
+
+    def predictor(state: State) -> tuple[torch.Tensor, torch.Tensor]:
+        middle = state.x.mean(dim=(1, 2))
+        return middle, torch.full_like(middle, 0.2)
+
+    return ControlTerm(Control("middle", mean=0.0, std=0.5), predictor, torch.linspace(-0.6, 0.6, 50))
+
+
+@pytest.mark.parametrize("name", ["ctrl", "adjoint_matching"])
+def test_a_control_input_is_learnt_and_its_absence_is_the_base(tmp_path, name):
+    term = gap_term()
+    pair, result, check = run(tmp_path, Method(name, rollout_steps=6), 80, terms=(term,), batch_size=64)
+    tuned = result.denoiser
+    assert check(tuned)["reward"] > check(pair.reference)["reward"] + 1
+    t, mask = torch.full((8,), 0.5), torch.ones(8, 2).bool()
+    x = torch.randn(8, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(tuned(State(x, mask), t), base()(State(x, mask), t))
+        low, high = (
+            tuned(State(x, mask, asked_for([term.control], {"middle": value}, 8)), t).mean() for value in (-0.5, 0.5)
+        )
+    assert high > low
+
+
+def test_hacking_is_noticed_and_stops_the_run_at_the_last_good_weights(tmp_path, caplog):
+    """The reward asks for nothing but the mean, and the spread of the samples is what it costs at low temperature."""
+    guards = (Guard("spread"),)
+    method = Method("backprop", 1e-4, {}, 6)
+    _, result, check = run(
+        tmp_path, method, 60, guards=guards, early_stop=True, measure_every=2, learning_rate=3e-2
+    )  # fmt: skip
+    assert result.stopped_early
+    assert result.finished
+    assert result.steps < 60
+    assert "while spread fell" in caplog.text
+    assert check(result.denoiser)["spread"] == pytest.approx(check(base())["spread"], rel=0.2)
+
+
+def test_a_watch_needs_two_warnings_in_a_row_and_more_than_noise():
+    watch = Watch((Guard("validity", 0.02),))
+    assert watch.look({"reward": 0.0, "validity": 0.9, "validity_error": 0.02}) == []
+    assert watch.look({"reward": 1.0, "validity": 0.86, "validity_error": 0.02}) == []
+    assert len(watch.look({"reward": 1.0, "validity": 0.7, "validity_error": 0.02})) == 1
+    assert not watch.alarmed
+    # Where the reward did not rise, nothing was bought.
+    assert watch.look({"reward": -1.0, "validity": 0.7}) == []
+    for _ in range(2):
+        watch.look({"reward": 1.0, "validity": 0.7})
+    assert watch.alarmed
+    again = Watch((Guard("validity", 0.02),))
+    again.restore(watch.state())
+    assert again.alarmed
+
+
+@pytest.mark.parametrize(
+    ("method", "terms", "message"),
+    [
+        (Method("rgmd"), (), "did you mean 'rgdm'"),
+        (Method("ctrl"), (), "--control NAME"),
+        (Method("rgdm", settings={"candidate": 4}), (), "did you mean 'candidates'"),
+        (Method("rgdm", tau=0.0), (), "expected a number above 0"),
+        (Method("rgdm", rollout_steps=1), (), "at least 2"),
+        (Method("ctrl", tau=2.0), (gap_term(),), "set gamma instead"),
+    ],
+)
+def test_bad_methods_are_one_line(method, terms, message):
+    with pytest.raises(InputError, match=message):
+        method.algorithm(PROCESS, 2, terms)
+
+
+def test_controls_have_to_fit():
+    controlled = policies(base(), (gap_term(),), rank=2).policy
+    other = ControlTerm(Control("size"), gap_term().predictor, torch.ones(3))
+    with pytest.raises(InputError, match="control inputs are: middle"):
+        policies(controlled, (other,))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="control inputs are: middle"):
+        policies(controlled, ())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--active-from 0"):
+        policies(base(), (), rank=0, active_from=0.2)
+    again = policies(controlled, (gap_term(),))  # type: ignore[arg-type]
+    trained = {name for name, p in again.policy.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in controlled.named_parameters() if p.requires_grad}

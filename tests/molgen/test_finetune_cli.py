@@ -1,0 +1,113 @@
+"""`molgen finetune`: a short run makes a model like any other; wrong requests are one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from molgen import load_pretrained
+from molgen.cli import main
+
+SHORT = (
+    "--steps", "2", "--batch-size", "4", "--rollout-steps", "5", "--measure-every", "1", "--measure-samples", "6",
+    "--workers", "1",
+)  # fmt: skip
+
+
+def finetune(*arguments: str) -> int:
+    return main(["finetune", "gdb7-xtb", *SHORT, *arguments])
+
+
+def error_line(capsys) -> str:
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return next(line for line in reversed(text.splitlines()) if "error:" in line)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    return [row for path in sorted(run.glob("logs/csv/*/metrics.csv")) for row in csv.DictReader(path.open())]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> Path:
+    """A run towards a radius of gyration, which has a gradient."""
+    run = tmp_path_factory.mktemp("finetune") / "run"
+    target = ("--method", "adjoint_matching", "--target", "gyration_radius=2.5±0.1")
+    assert finetune(*target, "--output-dir", str(run)) == 0
+    return run
+
+
+def test_it_writes_a_model_and_says_what_it_cost(tuned):
+    description = json.loads((tuned / "model" / "model.json").read_text())
+    assert description["finetuning"]["method"] == "adjoint_matching"
+    assert description["finetuning"]["target"] == ["gyration_radius=2.5±0.1"]
+    assert description["training"]["reward_calls"] == 2 * 4
+    assert description["training"]["network_evaluations"] >= 2 * 2 * 4 * 5
+    measured = [row for row in rows(tuned) if row.get("sample/reward")]
+    assert [int(row["step"]) for row in measured] == [0, 1, 2]
+    assert float(measured[0]["sample/path_kl"]) == 0
+    assert all(float(row["sample/validity"]) <= 1 for row in measured)
+
+
+def test_the_tuned_model_generates_like_any_other(tuned, tmp_path):
+    arguments = ["--num-samples", "4", "--seed", "1", "--pictures", "0", "--output-dir", str(tmp_path / "out")]
+    assert main(["generate", str(tuned), *arguments]) == 0
+    base, model = load_pretrained("gdb7-xtb"), load_pretrained(tuned)
+    ours, theirs = model.sample(4, seed=1), base.sample(4, seed=1)
+    assert not np.allclose(ours.positions, theirs.positions)
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(tuned, tmp_path):
+    target = ("--method", "adjoint_matching", "--target", "gyration_radius=2.5±0.1")
+    again = ("--output-dir", str(tmp_path / "r"))
+    assert finetune(*target, *again, "--max-minutes", "0.000001") == 3
+    assert finetune(*target, *again, "--resume") == 0
+    resumed, whole = load_pretrained(tmp_path / "r"), load_pretrained(tuned)
+    for a, b in zip(resumed.denoiser.parameters(), whole.denoiser.parameters(), strict=True):
+        assert (a == b).all()
+
+
+def test_a_control_input_is_asked_for_by_generate(tmp_path, capsys):
+    run = tmp_path / "controlled"
+    control = ("--method", "policy_gradient", "--control", "gap±0.5", "--output-dir", str(run))
+    assert finetune(*control, "--optimiser", '{"name": "adamw", "learning_rate": 0.01}') == 0
+    assert any(row.get("sample/gap_ev_off") for row in rows(run))
+    model, base = load_pretrained(run), load_pretrained("gdb7-xtb")
+    (gap,) = model.controls
+    assert gap.name == "gap_ev"
+    plain = base.sample(3, seed=5)
+    np.testing.assert_array_equal(model.sample(3, seed=5).positions, plain.positions)
+    np.testing.assert_array_equal(
+        model.sample(3, seed=5, targets={"gap_ev": 4.0}, strength=0.0).positions, plain.positions
+    )
+    assert not np.allclose(model.sample(3, seed=5, targets={"gap_ev": 4.0}).positions, plain.positions)
+    out = ["--num-samples", "2", "--pictures", "0", "--output-dir", str(tmp_path / "out")]
+    assert main(["generate", str(run), "--target", "gap=4", *out]) == 0
+    capsys.readouterr()
+    assert main(["generate", str(run), "--target", "alpha=70", *out]) == 2
+    assert "its control inputs are gap_ev" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to aim at"),
+        (("--target", "gap=4±0.1", "--control", "gap"), "does one of them"),
+        (("--target", "gap=4.5±0.2", "--method", "rgmd"), "did you mean 'rgdm'"),
+        (("--target", "gapp=4.5±0.2"), "did you mean"),
+        (("--target", "gap=4.5±0.2", "--method", "backprop"), "differentiable"),
+        (("--target", "gap"), "nothing to aim at"),
+        (("--control", "gap=4"), "cannot read --control"),
+        (("--control", "qed±0.1"), "no column 'qed'"),
+        (("--method", "ctrl", "--target", "gap=4±1"), "--control NAME"),
+        (("--target", "gap=4±1", "--settings", '{"candidate": 3}'), "did you mean 'candidates'"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, message):
+    assert finetune(*arguments, "--output-dir", str(tmp_path / "run")) == 2
+    assert message in error_line(capsys)
+    assert not (tmp_path / "run").exists()

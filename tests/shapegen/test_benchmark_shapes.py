@@ -1,0 +1,126 @@
+"""Benchmarks of shapes: the judge on the mesh and by the nearest held-out shapes, and what a user meets."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.benchmark.config import Benchmark, read_benchmark
+from common.benchmark.methods import METHODS, Trial
+from common.benchmark.published import read_published
+from common.cli.benchmark import check_command, planned
+from common.errors import InputError
+from shapegen.benchmark.judge import MESHED, ShapeJudge, check_target, read_samples
+from shapegen.benchmark.tasks import DOMAIN, PUBLISHED, views
+from shapegen.cli import main, verbs
+from shapegen.data.procedural import procedural
+from shapegen.data.shapes import ShapeSet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shapes() -> ShapeSet:
+    """Eight tables and eight vases, with exact labels."""
+    return procedural(8, points=700, workers=1, classes=["table", "vase"], normals=False)
+
+
+def judge_of(shapes: ShapeSet, *targets: str) -> ShapeJudge:
+    judge = ShapeJudge(Benchmark("b", "m", data="procedural", methods=()), workers=1)
+    # The data that it would load: a set of the same classes.
+    judge.__dict__["_parts"] = (shapes, shapes)
+    return judge
+
+
+def test_class_and_size_are_judged_without_a_network(shapes, tmp_path):
+    vases = np.flatnonzero(shapes.class_index == 1)[:2]
+    points = np.concatenate([shapes.points[vases], shapes.points[:1], np.full((1, 700, 3), np.nan, np.float32)])
+    # A point that is not finite is a broken sample, which `save` and `load` would refuse: it is judged as made.
+    made = ShapeSet(points, np.array([1, 1, 0, 0]), shapes.class_names, "m")
+    made.save(tmp_path / "samples.npz")
+    verdict = judge_of(shapes)(tmp_path, "class=vase", tmp_path / "judged.npz")
+    found = {metric.name: metric for metric in verdict.metrics}
+    assert verdict.n_samples == found["hit_rate"].n == 4
+    meshed = found["meshed"].value
+    assert 0.5 <= meshed <= 0.75
+    # No more than the two vases can hit.
+    assert found["hit_rate"].value == pytest.approx(0.5, abs=0.01)
+    assert sum(verdict.failures.values()) >= 1
+    assert "too few to compare" in verdict.notes[0]
+    kept = ShapeSet.load(tmp_path / "judged.npz", memory_map=True)
+    assert kept.properties[MESHED].sum() == 4 * meshed
+    shown = views(tmp_path / "judged.npz", 1)
+    assert shown[0].caption.startswith("vase · ")
+    assert shown[0].figure["data"]
+
+
+def test_a_property_is_that_of_the_mesh(shapes, tmp_path):
+    index = int(np.flatnonzero(shapes.class_index == 1)[0])
+    exact = float(shapes.properties["aspect_ratio"][index])
+    shapes.select([index]).save(tmp_path / "samples.npz")
+    target = f"aspect_ratio={exact:.3f}±{0.1 * exact:.3f}"
+    verdict = judge_of(shapes)(tmp_path, target, tmp_path / "judged.npz")
+    found = {metric.name: metric for metric in verdict.metrics}
+    assert found["hit_rate"].value == 1.0
+    assert found["mae[aspect_ratio]"].value < 0.1 * exact
+    assert verdict.achieved[0].judge.endswith("on the mesh")
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("aspect_ratio=2", "with their tolerance"),
+        ("maximise height", "expected a class or values"),
+        ("hight=2±0.1", "did you mean 'height'"),
+        ("class=3", "cannot read|class is one of"),
+    ],
+)
+def test_a_target_is_something_to_hit(target, expected):
+    with pytest.raises(InputError, match=expected):
+        check_target(target)
+
+
+def test_a_class_must_be_one_of_the_data():
+    with pytest.raises(InputError, match="did you mean 'chair'"):
+        check_target("class=chiar", ("chair", "mug"))
+    with pytest.raises(InputError, match="names no 'data'"):
+        ShapeJudge(Benchmark("b", "m"))
+
+
+def test_shapes_that_cannot_be_read_are_counted(shapes, tmp_path):
+    np.save(tmp_path / "good.npy", shapes.points[0])
+    (tmp_path / "bad.stl").write_text("nothing")
+    found, unread = read_samples(tmp_path, workers=1)
+    assert (len(found), unread) == (1, 1)
+
+
+def test_the_worker_of_the_judge_imports_no_torch():
+    tree = ast.parse((ROOT / "shapegen" / "benchmark" / "measure.py").read_text())
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    # What scores in the workers: torch-free by tests/test_architecture.py.
+    torch_free = {"common.errors", "common.workers"}
+    assert modules <= torch_free | {m for m in modules if m.startswith(("shapegen.families", "shapegen.geometry"))} | {
+        "__future__",
+        "collections.abc",
+    }
+
+
+def test_the_configuration_that_ships_is_sound():
+    benchmark = read_benchmark(ROOT / "configs" / "benchmarks" / "shapes-quick.yaml")
+    trials = planned(benchmark, DOMAIN, Path("runs/x"))
+    assert len(trials) == len(benchmark.methods) * len(benchmark.targets) * benchmark.seeds
+    (step,) = METHODS["unconditional"].recipe("shapegen", benchmark, Trial("unconditional", "class=mug", 0, Path("r")))
+    check_command(step, verbs())
+    for table in benchmark.published:
+        for row in read_published(PUBLISHED, table).rows:
+            assert re.search(r"arXiv \d{4}\.\d{5}", row.source)
+
+
+def test_a_wrong_request_is_one_line(tmp_path, capsys):
+    (tmp_path / "b.yaml").write_text("model: procedural\ndata: procedural\ntargets: [hight=1±0.1]\n")
+    assert main(["benchmark", "run", str(tmp_path / "b.yaml")]) == 2
+    assert "unknown shape property 'hight' (did you mean 'height'?)" in capsys.readouterr().err
