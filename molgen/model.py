@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from common.diffusion import Denoiser, Sampler, build_sampler, sample_uniforms
 from common.diffusion.control import Control, ControlledDenoiser, asked_for, controls_of, with_strength
-from common.diffusion.generation import generate_states
+from common.diffusion.generation import StateSampler, generate_states
 from common.diffusion.model_file import build_denoiser, load_weights, read_model, save_model
 from common.errors import InputError
 from common.named import build
@@ -132,6 +132,7 @@ class MoleculeModel:
         steps: int | None = None,
         solver: str | None = None,
         eta: float | None = None,
+        sampler: StateSampler | None = None,
         seed: int = 0,
         start: int = 0,
         batch_size: int = 128,
@@ -150,6 +151,8 @@ class MoleculeModel:
             steps: network evaluations a molecule; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
             eta: noise scale of the solver in [0, 1]; None for the solver's own.
+            sampler: what draws the states instead, such as a `common.guidance.GuidedSampler`; then steps, solver and
+                eta are its own.
             seed: of the run.
             start: index of the first sample.
             batch_size: molecules at a time.
@@ -161,7 +164,7 @@ class MoleculeModel:
         """
         sizes = self._law(num_atoms).draw(seed, start, count)
         batches = generate_states(
-            with_strength(self.denoiser, strength), self.sampler.adjusted(steps, solver, eta), sizes,
+            with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta), sizes,
             self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
             precision=precision, condition=asked_for(self.controls, targets or {}, count), progress=progress,
         )  # fmt: skip

@@ -95,10 +95,7 @@ class ShapeExporter:
             raise InputError(f"got a size of {self.scale_mm} mm, expected more than 0 and less than 1,000,000")
         if self.up not in UP_AXES:
             raise InputError(f"got the up axis '{self.up}', expected one of {', '.join(UP_AXES)}")
-        if self.resolution is not None and not 8 <= self.resolution <= MAX_RESOLUTION:
-            raise InputError(
-                f"resolution is {self.resolution}, expected 8-{MAX_RESOLUTION} cells along the longest side"
-            )
+        check_resolution(self.resolution)
         if self.watertight and not self.mesh:
             raise InputError("points cannot be watertight; add --mesh to make surfaces of them")
 

@@ -13,7 +13,7 @@ import trimesh
 
 from common.diffusion import Denoiser, Sampler, build_sampler, sample_normals, sample_uniforms
 from common.diffusion.control import Control, ControlledDenoiser, asked_for, controls_of, with_strength
-from common.diffusion.generation import generate_states
+from common.diffusion.generation import StateSampler, generate_states
 from common.diffusion.model_file import build_denoiser, load_weights, read_model, save_model
 from common.errors import InputError
 from common.named import build, nearest
@@ -106,6 +106,7 @@ class ShapeModel:
         steps: int | None = None,
         solver: str | None = None,
         eta: float | None = None,
+        sampler: StateSampler | None = None,
         seed: int = 0,
         start: int = 0,
         batch_size: int = 32,
@@ -125,6 +126,8 @@ class ShapeModel:
             steps: network evaluations a shape; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
             eta: noise scale of the solver in [0, 1]; None for the solver's own.
+            sampler: what draws the states instead, such as a `common.guidance.GuidedSampler`; then steps, solver and
+                eta are its own.
             seed: of the run.
             start: index of the first sample.
             batch_size: shapes at a time.
@@ -139,9 +142,9 @@ class ShapeModel:
         index = self.classes(class_name, seed, start, count)
         condition = {**self.condition(index, seed, start), **asked_for(self.controls, targets or {}, count)}
         batches = generate_states(
-            with_strength(self.denoiser, strength), self.sampler.adjusted(steps, solver, eta), np.full(count, points),
-            self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
-            precision=precision, condition=condition, progress=progress,
+            with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta),
+            np.full(count, points), self.codec.n_channels, device=self.device, seed=seed, start=start,
+            batch_size=batch_size, precision=precision, condition=condition, progress=progress,
         )  # fmt: skip
         found = np.empty((count, points, 3), np.float32)
         for places, state in batches:

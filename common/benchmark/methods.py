@@ -134,6 +134,16 @@ def unconditional(program: str, benchmark: Benchmark, trial: Trial) -> list[Step
     return [generate(program, benchmark, trial, benchmark.model, trial.shared)]
 
 
+def conditioned(**options: Any) -> Recipe:
+    """`generate --target ...` of a base that takes what is asked for as an input already."""
+
+    def recipe(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
+        chosen = {"target": trial.target, **options}
+        return [generate(program, benchmark, trial, benchmark.model, trial.directory, **chosen)]
+
+    return recipe
+
+
 def guided(guidance: str, **options: Any) -> Recipe:
     """`generate --guidance NAME`: control in sampling alone.
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from common.cli.app import CommonOptions
+from common.cli.guidance import GuidanceOptions
 from common.cli.options import argument, option
 from common.errors import InputError
 
 if TYPE_CHECKING:
+    from common.diffusion import DenoiserFunction, Sampler
+    from common.guidance import GuidedSampler
+    from common.rewards import Reward
     from common.rewards.conditions import Find
 
 logger = logging.getLogger(__name__)
@@ -24,13 +28,15 @@ FREE_ON_RESUME = {"num_samples", "batch_size", "device", "output_dir", "workers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(CommonOptions):
+class GenerationOptions(GuidanceOptions):
     """Options of `generate` in both domains."""
 
     model: str = argument("name of a shipped model, a model folder, or a run directory")
     num_samples: int = option(16, "number of samples")
     target: list[str] = option(
-        [], "what samples are asked for, may be repeated: gap=4.5 for a model with that control input"
+        [],
+        "what samples are asked for, may be repeated: gap=4.5 for a model with that control input, or any reward "
+        "with --guidance",
     )
     strength: float = option(1.0, "how strongly control inputs act: 0 is the base, above 1 more than was trained")
     steps: int | None = option(None, "network evaluations a sample (default: the model's recommendation)")
@@ -55,27 +61,91 @@ class GenerationOptions(CommonOptions):
             raise InputError(f"got --seed {self.seed}, expected a number from 0 on")
 
 
-def control_targets(texts: Sequence[str], find: Find) -> dict[str, float]:
-    """Name of a control -> what is asked for, from `--target`; a class is its index.
+@dataclass(frozen=True)
+class Asked:
+    """What `--target` asks for.
+
+    Attributes:
+        inputs: name of a control input -> its value; a class is its index.
+        rewards: conditions, as typed, that guidance has to meet.
+    """
+
+    inputs: dict[str, float]
+    rewards: list[str]
+
+
+def read_targets(options: GenerationOptions, controls: Collection[str], find: Find) -> Asked:
+    """`--target`, parted into the model's own control inputs and rewards for guidance.
+
+    Args:
+        options: with targets and guidance.
+        controls: names of the model's inputs.
+        find: name and argument -> quantity.
 
     Raises:
-        InputError: a text that does not ask for one value.
+        InputError: a target that is neither an input of the model nor guided to, or guidance without any target.
     """
     from common.rewards.conditions import parse
     from common.rewards.goals import Category, Target
 
-    targets: dict[str, float] = {}
-    for condition in parse(texts, find) if texts else ():
-        goal = condition.goal
-        if isinstance(goal, Target):
-            targets[condition.quantity.name] = goal.value
+    asked = Asked({}, [])
+    methods = options.guidance_methods()
+    for condition in parse(options.target, find) if options.target else ():
+        name, goal = condition.quantity.name, condition.goal
+        if name not in controls:
+            asked.rewards.append(condition.text)
+        elif isinstance(goal, Target):
+            asked.inputs[name] = goal.value
         elif isinstance(goal, Category) and goal.index is not None:
-            targets[condition.quantity.name] = goal.index
+            asked.inputs[name] = goal.index
         else:
-            name, labels = condition.quantity.name, condition.quantity.categories
+            labels = condition.quantity.categories
             expected = f"{name}=NAME with one of {', '.join(labels)}" if labels else f"a value such as {name}=..."
             raise InputError(f"got --target '{condition.text}', expected {expected}")
-    return targets
+    if asked.rewards and not methods:
+        own = f"its control inputs are {', '.join(controls)}" if controls else "it has no control inputs"
+        raise InputError(
+            f"the model cannot be asked for '{asked.rewards[0]}': {own}; --guidance smc steers any model, and finetune "
+            "adds an input"
+        )
+    if methods and not options.target:
+        raise InputError("guidance needs to know where to; give --target")
+    return asked
+
+
+@contextmanager
+def guided(
+    options: GenerationOptions,
+    sampler: Sampler,
+    denoiser: DenoiserFunction,
+    reward: AbstractContextManager[Reward] | None,
+) -> Iterator[GuidedSampler | None]:
+    """The sampler under guidance, for as long as its reward's workers live; None without guidance."""
+    from common.cli.guidance import guided_sampler
+
+    if not options.guidance:
+        yield None
+        return
+    with nullcontext() if reward is None else reward as opened:
+        yield guided_sampler(options, sampler, denoiser, reward=opened)
+
+
+def generation_facts(
+    options: GenerationOptions, sampler: Sampler, guide: GuidedSampler | None, count: int, seconds: float
+) -> dict[str, Any]:
+    """What `metrics.json` says of how samples were made; `network_evaluations` is for one sample."""
+    from common.cli.guidance import guidance_facts
+
+    facts: dict[str, Any] = {
+        "samples": count,
+        "seconds": round(seconds, 2),
+        "network_evaluations": options.steps or sampler.steps,
+    }
+    if guide is not None and count:
+        spent = guidance_facts(guide, options.guidance_methods())
+        per_sample = {name: spent.pop(name) / count for name in ("network_evaluations", "reward_calls")}
+        facts |= {**spent, **{name: round(value, 2) for name, value in per_sample.items()}}
+    return {"generation": facts}
 
 
 class SampleSet(Protocol):

@@ -33,7 +33,7 @@ class PredictorOptions(CommonOptions):
     half: str = option("all", "train on one half of the training part: a for judges, b for rewards; or all")
     settings: dict = option({}, "hyper-parameters of the architecture")
     optimiser: dict = option(
-        {"name": "muon", "learning_rate": 2e-3, "decay_fraction": 0.6},
+        {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6},
         "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
     )
     steps: int = option(6000, "optimiser steps of the whole run")

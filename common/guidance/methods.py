@@ -81,6 +81,11 @@ class Method:
         return tuple(_numbers({**GUIDANCES, **SELECTORS}[self.name]))
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether it follows the gradient of a reward."""
+        return self.name in GUIDANCES and "reward" in {one.name for one in fields(GUIDANCES[self.name])}  # type: ignore[arg-type]
+
+    @property
     def selects(self) -> bool:
         """Whether it is a selector."""
         return self.name in SELECTORS

@@ -42,7 +42,8 @@ _BODY = {
     "range": rf"(?P<value>{_NUMBER})\s*(?P<sign><|>)\s*{_NAME}\s*(?P=sign)\s*(?P<other>{_NUMBER}){_TOLERANCE}{_UNIT}",
     "direction": rf"(?P<verb>{'|'.join(_DIRECTIONS)})\s+{_NAME}"
     rf"(?:\s+from\s+(?P<value>{_NUMBER})\s+to\s+(?P<other>{_NUMBER}){_UNIT})?",
-    "category": rf"{_NAME}\s*=\s*(?P<label>[^\W\d][\w.-]*)",
+    # A label may have several words, as a folder of shapes may.
+    "category": rf"{_NAME}\s*=\s*[^\W\d][\w.-]*(?:\s+[\w.-]+)*",
     "bare": _NAME,
 }
 _WEIGHT = re.compile(rf"^(?P<rest>.*\S)\s+weight\s*=?\s*(?P<weight>{_NUMBER})$")
@@ -173,8 +174,9 @@ def _parse_one(text: str, find: Find) -> Condition:
 def _goal(kind: str, match: re.Match[str], quantity: Quantity, text: str) -> Goal | None:
     if kind == "bare":
         return None
-    if kind == "category":
-        return _category(match["label"], quantity, text)
+    if kind == "category" or (kind == "target" and quantity.categories):
+        # As typed: a label may be a number, too.
+        return _category(match[0].partition("=")[2].strip(), quantity, text)
     if quantity.categories:
         raise InputError(f"got '{text}': {quantity.name} is one of {', '.join(quantity.categories)}")
     given = match.groupdict()

@@ -16,6 +16,7 @@ def verbs() -> list[Verb]:
         evaluate,
         finetune,
         generate,
+        gradients,
         models,
         rewards,
         score,
@@ -26,7 +27,7 @@ def verbs() -> list[Verb]:
 
     return [
         doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, train_predictor.VERB, finetune.VERB,
-        generate.VERB, evaluate.VERB, score.VERB, view.VERB, benchmark.VERB,
+        gradients.VERB, generate.VERB, evaluate.VERB, score.VERB, view.VERB, benchmark.VERB,
     ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ DEPENDENCIES = (
     Dependency("tblite", "GFN2-xTB: data and labels"),
     Dependency("safetensors", "weights"),
     Dependency("tensorboard", "training logs"),
+    Dependency("e3nn", "the equivariant predictor of properties"),
     Dependency("torch-geometric", "its QM9 loader"),
     Dependency("posebusters", "physical plausibility checks", False, "pip install posebusters==0.6.5"),
     Dependency("ray", "scoring on a cluster", False, "pip install 'ray>=2.40'"),

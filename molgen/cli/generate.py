@@ -11,15 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli.app import Verb
-from common.cli.generation import FREE_ON_RESUME, GenerationOptions, control_targets, sample_in_parts
+from common.cli.generation import (
+    FREE_ON_RESUME,
+    Asked,
+    GenerationOptions,
+    generation_facts,
+    guided,
+    read_targets,
+    sample_in_parts,
+)
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
+    from common.guidance import GuidedSampler
     from molgen.data.molecules import MoleculeSet
     from molgen.metrics.report import Evaluation
     from molgen.model import MoleculeModel
+    from molgen.rewards.reward import MoleculeReward
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +56,6 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
-    from common.diffusion.control import asked_for
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
     from molgen.rewards.table import find_scorer
@@ -56,8 +65,9 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
-    targets = control_targets(options.target, find_scorer)
-    asked_for(model.controls, targets, 0)  # Before the run directory is made.
+    asked = read_targets(options, [control.name for control in model.controls], find_scorer)
+    sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
+    reward = _reward(options, asked, model)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -72,13 +82,14 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    samples, missing = _sample(options, model, targets, directory)
+    with guided(options, sampler, model.denoiser, reward) as guide:
+        samples, missing = _sample(options, model, asked.inputs, guide, directory)
     seconds = time.monotonic() - started
     evaluation = judge(
         samples, _reference(options, model), posebusters=options.posebusters, workers=options.workers, seed=options.seed
     )
     write_samples(directory.path, samples, evaluation)
-    facts = {"generation": {"seconds": round(seconds, 2), "network_evaluations": options.steps or model.sampler.steps}}
+    facts = generation_facts(options, sampler, guide, len(samples), seconds)
     write_tables(directory.path, evaluation, facts)
     if options.pictures > 0:
         _draw(directory.path / "samples.png", evaluation, options.pictures)
@@ -91,8 +102,24 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     return {"output_dir": str(directory.path), **evaluation.as_json(), **facts}
 
 
+def _reward(options: GenerateOptions, asked: Asked, model: MoleculeModel) -> MoleculeReward | None:
+    """What guidance follows; methods that follow a gradient get the predictor of a quantity that has none itself."""
+    from molgen.rewards.reward import MoleculeReward, differentiable_texts
+
+    if not asked.rewards:
+        return None
+    texts = asked.rewards
+    if any(method.needs_gradient for method in options.guidance_methods()):
+        texts = differentiable_texts(texts)
+    return MoleculeReward(model.codec, texts, workers=options.workers)
+
+
 def _sample(
-    options: GenerateOptions, model: MoleculeModel, targets: dict[str, float], directory: RunDirectory
+    options: GenerateOptions,
+    model: MoleculeModel,
+    targets: dict[str, float],
+    guide: GuidedSampler | None,
+    directory: RunDirectory,
 ) -> tuple[MoleculeSet, int]:
     """All samples, and how many are missing because of Ctrl-C."""
     from molgen.data.molecules import MoleculeSet
@@ -100,8 +127,9 @@ def _sample(
     def make(start: int, count: int, progress: Callable[[int], None]) -> MoleculeSet:
         return model.sample(
             count, num_atoms=_num_atoms(options.num_atoms), targets=targets, strength=options.strength,
-            steps=options.steps, solver=options.solver, eta=options.eta, seed=options.seed, start=start,
-            batch_size=options.batch_size, precision=options.precision, progress=progress,
+            steps=options.steps, solver=options.solver, eta=options.eta, sampler=guide, seed=options.seed, start=start,
+            batch_size=max(1, options.batch_size // (guide.particles if guide is not None else 1)),
+            precision=options.precision, progress=progress,
         )  # fmt: skip
 
     parts = sample_in_parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,9 @@ from common.rewards import (
 from common.workers import Launcher
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
+from molgen.rewards.predicted import PREFIX
 from molgen.rewards.scoring import MoleculeScorer
-from molgen.rewards.table import Scorer, find_scorer
+from molgen.rewards.table import REWARDS, Scorer, find_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +139,20 @@ def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | 
     scorers = [condition.quantity for condition in conditions if isinstance(condition.quantity, Scorer)]
     warn_outside(conditions, {one.name: one.trained_on for one in scorers if one.trained_on is not None})
     return conditions
+
+
+def differentiable_texts(texts: Sequence[str]) -> list[str]:
+    """Conditions as typed, with the predictor of a quantity (`predicted_gap_ev`) instead of one without a gradient."""
+    found = []
+    for text in texts:
+        for scorer in scorers_of(read_conditions(text)):
+            other = PREFIX + scorer.name
+            if not scorer.differentiable and other in REWARDS:
+                typed = next(name for name in (scorer.name, *scorer.aliases) if re.search(rf"\b{name}\b", text, re.I))
+                text = re.sub(rf"\b{typed}\b", other, text, count=1, flags=re.I)
+                logger.info("%s has no gradient; guided by %s instead", scorer.name, other)
+        found.append(text)
+    return found
 
 
 def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:

@@ -9,10 +9,19 @@ import numpy as np
 
 from common.benchmark.config import Benchmark
 from common.benchmark.domain import Domain, Task, View
-from common.benchmark.methods import METHODS
+from common.benchmark.methods import METHODS as COMMON_METHODS
+from common.benchmark.methods import Method, conditioned
 from common.benchmark.verdict import Column
 from common.rewards import Category
 from shapegen.benchmark.judge import MESHED, ShapeJudge, check_target
+
+# Shape models are told the class in training already, so that conditioning on it needs no other model.
+METHODS: dict[str, Method] = {
+    **COMMON_METHODS,
+    "conditional": Method("conditional", "the base's own class input", conditioned(), "conditional", learns="labels"),
+    "cfg": Method("cfg", "the same, guided by the difference to the unconditional",
+                  conditioned(guidance="cfg", guidance_scale=2.0), "conditional", learns="labels"),
+}  # fmt: skip
 
 PUBLISHED = Path(__file__).parent / "published"
 

@@ -66,7 +66,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     path = Path(options.samples)
     is_run = (path / RAW_SAMPLES).exists()
     samples, skipped = _read_samples(options, path)
-    model = _model_of(path) if is_run and not options.reference else {}
+    model = _model_of(path, needed=not options.reference) if is_run else {}
     reference, train = _comparison_sets(options, model)
     samples, reference, train = _comparable(samples, reference, train, model)
     names = _known_classes(samples, reference)
@@ -158,16 +158,19 @@ def _read_samples(options: EvaluateOptions, path: Path) -> tuple[ShapeSet, int]:
     return report.shapes, len(report.skipped)
 
 
-def _model_of(run: Path) -> Mapping[str, Any]:
-    """`model.json` of the model that made a run's samples; empty where that model is gone."""
+def _model_of(run: Path, needed: bool) -> Mapping[str, Any]:
+    """`model.json` of the model that made a run's samples; empty where that model is gone and not `needed`."""
     from common.cli.run_directory import RunDirectory
     from common.diffusion.model_file import model_directory, read_description
 
-    where = RunDirectory(run).read_json("run.json").get("model")
     try:
-        return read_description(model_directory(Path(where))) if where else {}
+        where = RunDirectory(run).read_json("run.json").get("model")
+        return read_description(model_directory(Path(where or "")))
     except InputError as error:
-        raise InputError(f"the model of {run} is not at hand ({error}); name its data by --reference") from error
+        if needed:
+            raise InputError(f"the model of {run} is not at hand ({error}); name its data by --reference") from error
+        logger.warning("the model of %s is not at hand: its samples are compared as they are", run)
+        return {}
 
 
 def _comparison_sets(options: EvaluateOptions, model: Mapping[str, Any]) -> tuple[ShapeSet, ShapeSet | None]:
@@ -181,13 +184,14 @@ def _comparison_sets(options: EvaluateOptions, model: Mapping[str, Any]) -> tupl
     name = options.reference or model.get("data")
     if not name:
         raise InputError("nothing to compare with; name a data set, a folder or a file: --reference FOLDER")
-    report = _load(options, name, model.get("data_options") or {})
+    own = name == model.get("data")
+    report = _load(options, name, model.get("data_options") if own else None)
     parts = split_data(report)
     if not len(parts["test"]):
         raise InputError(f"{name} has no test part: too few shapes to hold any out; give --reference and --train")
     train = report.shapes.select(parts["train"])
     # Classes that were left out are left out of the hash too.
-    if model and options.classes is None and train.digest() != model.get("data_hash"):
+    if own and options.classes is None and train.digest() != model.get("data_hash"):
         logger.warning(
             "the training part of %s is not what this model was trained on (other options or other files): the row of "
             "the training set, novelty, and what is held out may be off",

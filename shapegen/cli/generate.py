@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from common.atomic import write_json
 from common.cli.app import Verb
-from common.cli.generation import FREE_ON_RESUME, GenerationOptions, control_targets, sample_in_parts
+from common.cli.generation import (
+    FREE_ON_RESUME,
+    Asked,
+    GenerationOptions,
+    generation_facts,
+    guided,
+    read_targets,
+    sample_in_parts,
+)
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
+    from common.guidance import GuidedSampler
     from shapegen.data.shapes import ShapeSet
     from shapegen.model import ShapeModel
 
@@ -46,12 +55,15 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.cli.run_directory import RunDirectory
     from shapegen.pretrained import STORE, load_pretrained
     from shapegen.results import draw_samples, write_samples
+    from shapegen.rewards.reward import ShapeReward
 
     options.check()
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
-    class_name, targets = wanted(options.target, model)
+    class_name, asked = wanted(options, model)
+    sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
+    reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if asked.rewards else None
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -66,14 +78,9 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    shapes = _sample(options, model, class_name, targets, directory)
-    facts = {
-        "generation": {
-            "samples": len(shapes),
-            "seconds": round(time.monotonic() - started, 2),
-            "network_evaluations": options.steps or model.sampler.steps,
-        }
-    }
+    with guided(options, sampler, model.denoiser, reward) as guide:
+        shapes = _sample(options, model, class_name, asked.inputs, guide, directory)
+    facts = generation_facts(options, sampler, guide, len(shapes), time.monotonic() - started)
     write_samples(directory.path, shapes)
     write_json(directory / "metrics.json", facts)
     if options.pictures > 0 and len(shapes):
@@ -87,13 +94,12 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     return {"output_dir": str(directory.path), **facts}
 
 
-def wanted(texts: list[str], model: ShapeModel) -> tuple[str | None, dict[str, float]]:
-    """The class (None where none was asked for) and the controls' values that `--target` asks for.
+def wanted(options: GenerateOptions, model: ShapeModel) -> tuple[str | None, Asked]:
+    """The class (None where none was asked for), and what else `--target` asks for.
 
     Raises:
-        InputError: the model has no such class or control.
+        InputError: the model has no such class or control, and nothing guides it there.
     """
-    from common.diffusion.control import asked_for
     from common.rewards.quantity import Quantity
     from shapegen.rewards.table import find_scorer
 
@@ -107,10 +113,9 @@ def wanted(texts: list[str], model: ShapeModel) -> tuple[str | None, dict[str, f
             raise InputError("got --target class=..., but this model has no classes")
         return label
 
-    targets = control_targets(texts, find)
-    index = targets.pop("class", None)
-    asked_for(model.controls, targets, 0)
-    return None if index is None else names[int(index)], targets
+    asked = read_targets(options, [*(["class"] if names else []), *(one.name for one in model.controls)], find)
+    index = asked.inputs.pop("class", None)
+    return None if index is None else names[int(index)], asked
 
 
 def _sample(
@@ -118,6 +123,7 @@ def _sample(
     model: ShapeModel,
     class_name: str | None,
     targets: dict[str, float],
+    guide: GuidedSampler | None,
     directory: RunDirectory,
 ) -> ShapeSet:
     """All samples, or those that were made before Ctrl-C."""
@@ -126,8 +132,9 @@ def _sample(
     def make(start: int, count: int, progress: Callable[[int], None]) -> ShapeSet:
         return model.sample(
             count, points=options.points, class_name=class_name, targets=targets, strength=options.strength,
-            steps=options.steps, solver=options.solver, eta=options.eta, seed=options.seed, start=start,
-            batch_size=options.batch_size, precision=options.precision, progress=progress,
+            steps=options.steps, solver=options.solver, eta=options.eta, sampler=guide, seed=options.seed, start=start,
+            batch_size=max(1, options.batch_size // (guide.particles if guide is not None else 1)),
+            precision=options.precision, progress=progress,
         )  # fmt: skip
 
     parts = sample_in_parts(

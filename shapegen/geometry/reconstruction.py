@@ -117,7 +117,7 @@ def reconstruct(
 
 
 def check_resolution(resolution: int | None) -> None:
-    """Raise `InputError` for a number of grid cells along the longest side that is not taken; None chooses by itself."""
+    """Raise `InputError` for a number of grid cells along the longest side that is not taken; None is."""
     if resolution is not None and not 8 <= resolution <= MAX_RESOLUTION:
         raise InputError(f"resolution is {resolution}, expected 8-{MAX_RESOLUTION} cells along the longest side")
 

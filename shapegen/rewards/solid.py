@@ -174,7 +174,7 @@ class _Matrix:
         inverse = _inverse_distances(x, x)
         squares = inverse * inverse
         # |x_j - x_i|^2 m_ij^2 = (1 / s - 1) s^3 / (4 pi)^2 with s = 1 / (|x_j - x_i|^2 + 1).
-        products = (squares * squares * (1 - squares)) @ (weights * weights)[..., None] / (4 * math.pi) ** 2
+        products = _sums(squares * squares * (1 - squares), (weights * weights)[..., None]) / (4 * math.pi) ** 2
         scale = weights / (_SMOOTHING * products[..., 0].clamp(min=1e-12)).sqrt()
         return cls(x, inverse * squares / (4 * math.pi), scale)
 
@@ -182,9 +182,9 @@ class _Matrix:
 def _moments(v: Tensor, weights: Tensor, matrix: _Matrix) -> tuple[Tensor, Tensor]:
     """B^T xi, and B B^T xi, with the weights of the sources in B."""
     xi, x = matrix.scale * v, matrix.x
-    total = matrix.kernel @ torch.cat([x * xi[..., None], xi[..., None]], dim=2)
+    total = _sums(matrix.kernel, torch.cat([x * xi[..., None], xi[..., None]], dim=2))
     moments = (x * total[..., 3:] - total[..., :3]) * (weights * weights)[..., None]
-    return moments, _gather(x, matrix.kernel @ _sources(x, moments))
+    return moments, _gather(x, _sums(matrix.kernel, _sources(x, moments)))
 
 
 def _apply(v: Tensor, weights: Tensor, matrix: _Matrix) -> Tensor:
@@ -201,36 +201,36 @@ def _gather(queries: Tensor, sums: Tensor) -> Tensor:
 
 
 def _field(queries: Tensor, x: Tensor, moments: Tensor) -> Tensor:
-    """(B, Q) winding number."""
-    return _gather(queries, _inverse_cubes(queries, x) @ _sources(x, moments))
+    """(B, Q) winding number: sum_j m d . mu with d = x_j - q and m = 1 / (4 pi (|d|^2 + 1)^(3/2))."""
+    inverse = _inverse_distances(x, queries)
+    return _gather(queries, _sums(inverse * inverse * inverse / (4 * math.pi), _sources(x, moments)))
 
 
 def _field_gradient(queries: Tensor, x: Tensor, moments: Tensor) -> Tensor:
-    """(B, Q, 3) gradient of the winding number: sum_j -m mu + 3 m / (r^2 + 1) d (d . mu), d = x_j - q."""
-    inverse = _inverse_distances(queries, x)
+    """(B, Q, 3) gradient of the winding number: sum_j -m mu + 3 m / (|d|^2 + 1) d (d . mu)."""
+    inverse = _inverse_distances(x, queries)
     squares = inverse * inverse
     cubes = inverse * squares / (4 * math.pi)
     products = (x * moments).sum(dim=2, keepdim=True)
     outer = (x[..., :, None] * moments[..., None, :]).flatten(2)
-    sums = (cubes * squares) @ torch.cat([x * products, outer, products, moments], dim=2)
+    sums = _sums(cubes * squares, torch.cat([x * products, outer, products, moments], dim=2))
     first, second, third, fourth = sums.split([3, 9, 1, 3], dim=2)
     second = (second.unflatten(2, (3, 3)) * queries[..., None, :]).sum(dim=3)
     along = (queries * fourth).sum(dim=2, keepdim=True)
-    return 3 * (first - second - queries * third + queries * along) - cubes @ moments
+    return 3 * (first - second - queries * third + queries * along) - _sums(cubes, moments)
 
 
-def _inverse_cubes(queries: Tensor, x: Tensor) -> Tensor:
-    """(B, Q, P): 1 / (4 pi (|x - q|^2 + 1)^(3/2))."""
-    inverse = _inverse_distances(queries, x)
-    return inverse * inverse * inverse / (4 * math.pi)
+def _sums(kernel: Tensor, columns: Tensor) -> Tensor:
+    """(B, Q, K) = sums over P of the kernel (B, P, Q) times columns (B, P, K); this way round a CPU is twice as fast."""
+    return (columns.transpose(1, 2) @ kernel).transpose(1, 2)
 
 
-def _inverse_distances(queries: Tensor, x: Tensor) -> Tensor:
-    """(B, Q, P): 1 / sqrt(|x - q|^2 + 1), from one matrix product."""
-    squares = (queries * queries).sum(dim=2, keepdim=True)
-    others = (x * x).sum(dim=2, keepdim=True) + 1
-    left = torch.cat([queries, squares, torch.ones_like(squares)], dim=2)
-    right = torch.cat([-2 * x, torch.ones_like(others), others], dim=2)
+def _inverse_distances(x: Tensor, queries: Tensor) -> Tensor:
+    """(B, P, Q): 1 / sqrt(|x - q|^2 + 1), from one matrix product."""
+    squares = (x * x).sum(dim=2, keepdim=True)
+    others = (queries * queries).sum(dim=2, keepdim=True) + 1
+    left = torch.cat([x, squares, torch.ones_like(squares)], dim=2)
+    right = torch.cat([-2 * queries, torch.ones_like(others), others], dim=2)
     return (left @ right.transpose(1, 2)).clamp(min=1).rsqrt()
 
 

@@ -116,13 +116,13 @@ def test_draws_around_the_estimate_take_the_bias_away(kind):
 
 
 def test_the_bias_in_the_samples_law_is_the_documented_one():
-    """The same chain with and without draws: 0.02 nats a degree of freedom against 0.003, from 0.2."""
+    """The same chain with and without draws: several times the distance without."""
     plain, averaged = (
         EUCLIDEAN.distance(
             chain(EUCLIDEAN, Reconstruction(EUCLIDEAN.process, EUCLIDEAN.reward, draws=draws, data_std=EUCLIDEAN.std)),
             EUCLIDEAN.projected_chain,
         )
-        for draws in (0, 64)
+        for draws in (0, 32)
     )
     assert averaged < 0.004
     assert 2 * averaged < plain < 0.1
@@ -292,9 +292,10 @@ def test_a_guided_denoiser_is_a_function_of_the_sample_alone():
     world = CENTRED
     state, t = noisy(world, count=6)
     guided = Reconstruction(world.process, world.reward, draws=4)(world.law)
-    together = guided(state, t)
-    assert torch.equal(guided(state, t), together)
-    alone = guided(state.index(slice(3, 4)), t[3:4])
+    with torch.no_grad():
+        together = guided(state, t)
+        assert torch.equal(guided(state, t), together)
+        alone = guided(state.index(slice(3, 4)), t[3:4])
     torch.testing.assert_close(alone[0], together[3])
     assert not together[~state.mask].any()
     assert float(together[..., :3].sum(dim=1).abs().max()) < 1e-9

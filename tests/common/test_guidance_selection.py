@@ -340,3 +340,34 @@ def test_a_failure_counts_as_the_lowest_of_its_group():
     found = grouped(values, valid, 3)
     assert found[0].tolist() == [3.0, 1.0, 1.0]
     assert found[1].isnan().all()
+
+
+def test_particles_have_streams_of_their_own():
+    mask = size_mask(torch.tensor([2, 4]))
+    seeds = sample_seeds(0, 0, 2)
+    spread = SampleNoise(seeds).particles(3)(mask.repeat_interleave(3, dim=0), 3)
+    # The first of each group is the sample itself; the others are nobody else.
+    torch.testing.assert_close(spread[::3], SampleNoise(seeds)(mask, 3), rtol=0, atol=0)
+    assert len({float(x[0, 0]) for x in spread}) == 6
+    fewer = SampleNoise(seeds).particles(2)(mask.repeat_interleave(2, dim=0), 3)
+    assert torch.equal(fewer, spread.unflatten(0, (2, 3))[:, :2].flatten(0, 1))
+    alone = SampleNoise(seeds[1:])
+    together = SampleNoise(seeds)
+    for _ in range(2):
+        both = together.uniforms()
+        assert torch.equal(alone.uniforms(), both[1:])
+        assert ((both >= 0) & (both < 1)).all()
+    assert not torch.equal(both, together.uniforms())
+
+
+def test_noise_put_back_is_that_of_the_forward_process():
+    """Corrupting to s and on to t is corrupting to t: mean and variance."""
+    t, s = (torch.full((4000,), time, dtype=torch.float64) for time in (0.7, 0.4))
+    mask = torch.ones(4000, 1, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 4000, 1, 3, generator=generator, dtype=torch.float64)
+    x0 = torch.full((4000, 1, 3), 2.0, dtype=torch.float64)
+    x_t = PROCESS.renoise(PROCESS.corrupt(x0, mask, s, noise[0]), mask, s, t, noise[1])
+    alpha, sigma = (float(value[0]) for value in PROCESS.schedule.alpha_sigma(t))
+    assert float(x_t.mean()) == pytest.approx(2 * alpha, abs=4 * sigma / math.sqrt(12_000))
+    assert float(x_t.std()) == pytest.approx(sigma, rel=0.03)

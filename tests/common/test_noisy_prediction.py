@@ -45,7 +45,7 @@ def labelled(count: int, generator: torch.Generator) -> State:
     return State(data.x.float(), data.mask, {"y": y.float()})
 
 
-def train(control: Control, world, data, steps: int = 400) -> NoisyPredictor:
+def train(control: Control, world, data, steps: int = 300) -> NoisyPredictor:
     torch.manual_seed(0)
     predictor = NoisyPredictor(Pooled(world.n_channels + 8, control.classes), control, n_time=8)
     algorithm = NoisyPrediction(control, world.process)
@@ -53,7 +53,7 @@ def train(control: Control, world, data, steps: int = 400) -> NoisyPredictor:
     optimiser = torch.optim.Adam(predictor.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / steps)
     for _ in range(steps):
-        batch = data(256, generator)
+        batch = data(192, generator)
         experience = algorithm.collect(predictor, None, NO_REWARD, batch, SampleNoise(sample_seeds(0, 0, 1)), generator)
         loss, _ = algorithm.loss(predictor, None, experience)
         optimiser.zero_grad()
@@ -89,13 +89,14 @@ def test_a_trained_predictor_knows_the_law_and_guides_to_the_posterior():
     # The same noise, so that only the guidances differ.
     assert (learnt.mean(dim=0) - known.mean(dim=0)).abs().max() < 0.06
     assert (learnt.std(dim=0) / known.std(dim=0) - 1).abs().max() < 0.1
-    # The posterior of the channel that y speaks of, narrower for so few steps, and the other one as it was.
-    gain = WORLD.std**2 / (WORLD.std**2 + NOISE**2)
-    prior = WORLD.law.mean[0]
-    assert float(learnt[:, 0].mean()) == pytest.approx(float(prior[0]) * (1 - gain) + gain * wanted, abs=0.12)
-    assert 0.5 < float(learnt[:, 0].var()) / (WORLD.std**2 * (1 - gain)) < 1.2
-    assert float(learnt[:, 1].mean()) == pytest.approx(float(prior[1]), abs=0.12)
-    assert float(learnt[:, 1].var()) == pytest.approx(WORLD.std**2, rel=0.25)
+    # Near the posterior in the channel that y speaks of, and the chain's own law in the other one.
+    chain = WORLD.reference_chain(batch.mask[0])
+    gain = chain.variance / (chain.variance + NOISE**2)
+    posterior = float(chain.mean[0, 0]) * (1 - gain) + gain * wanted
+    assert float(learnt[:, 0].mean()) == pytest.approx(posterior, abs=0.15)
+    assert 0.5 < float(learnt[:, 0].var()) / (chain.variance * (1 - gain)) < 1.2
+    assert float(learnt[:, 1].mean()) == pytest.approx(float(chain.mean[0, 1]), abs=0.12)
+    assert float(learnt[:, 1].var()) == pytest.approx(chain.variance, rel=0.2)
 
 
 def test_a_trained_classifier_guides_to_its_class():

@@ -15,7 +15,7 @@ KNOWN = (
     Quantity(name="energy_hartree", unit="Hartree", aliases=("energy",)),
     Quantity(name="qed", bounds=(0.0, 1.0), tolerance=0.05),
     Quantity(name="strain", unit=None),
-    Quantity(name="class", categories=("chair", "wheel")),
+    Quantity(name="class", categories=("chair", "wheel", "garden chair", "03001627")),
 )
 
 
@@ -54,6 +54,8 @@ def read(text):
         ("maximize gap", "gap_ev", Maximise(1)),
         ("minimise gap from 6 to 2 eV", "gap_ev", Maximise(-1, 2, 6)),
         ("class=wheel", "class", Category("wheel", 1)),
+        ("class = garden chair", "class", Category("garden chair", 2)),
+        ("class=03001627", "class", Category("03001627", 3)),
         ("gap", "gap_ev", None),
         ("similarity(CC(=O)O)=0.5±0.1", "similarity(CC(=O)O)", Target(0.5, 0.1)),
         ("maximise similarity(CC(=O)O)", "similarity(CC(=O)O)", Maximise(1, 0.0, 1.0)),
@@ -105,6 +107,7 @@ def test_what_was_understood_is_said_with_units():
         ("gap=nan", "gap_ev is a number in eV"),
         ("class=weel", r"no class 'weel' \(did you mean 'wheel'\?\)"),
         ("class<3", "class is one of chair, wheel"),
+        ("class=3", "no class '3'; known: chair, wheel"),
         ("gap=4.5 weight 0", "a weight is positive"),
         ("gap weight 2", "only a goal has a weight"),
         ("require gap>4 weight 2", "only a goal has a weight"),

@@ -81,7 +81,8 @@ def test_what_was_judged_is_kept_and_can_be_seen(judged):
 
 def test_records_that_cannot_be_read_are_failures(tmp_path):
     write_sdf(tmp_path / "a.sdf", load().select(range(2)))
-    (tmp_path / "b.sdf").write_text("broken\n\n\n  x\nM  END\n$$$$\n")
+    with open(tmp_path / "a.sdf", "a") as file:
+        file.write("broken\n\n\n  x\nM  END\n$$$$\n")
     (tmp_path / "notes.md").write_text("not a molecule")
     report = read_samples(tmp_path, workers=1)
     assert (len(report.molecules), len(report.skipped)) == (2, 1)

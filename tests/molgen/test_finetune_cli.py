@@ -111,3 +111,18 @@ def test_wrong_requests_are_one_line_and_leave_nothing(tmp_path, capsys, argumen
     assert finetune(*arguments, "--output-dir", str(tmp_path / "run")) == 2
     assert message in error_line(capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_gradients_are_compared_and_drawn(tmp_path, capsys):
+    arguments = (
+        "--target", "gyration_radius=2.5±0.1", "--draws", "3", "--states", "2", "--candidates", "3",
+        "--rollout-steps", "5", "--times", "[0.75]", "--output-dir", str(tmp_path / "g"), "--json",
+    )  # fmt: skip
+    assert main(["gradients", "gdb7-xtb", *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["estimator"] for row in rows] == ["rgdm", "policy_gradient", "policy_gradient_returns"]
+    assert all(row["variance"] > 0 and row["time"] == 0.75 for row in rows)
+    assert rows[0]["cosine"] == pytest.approx(1, abs=1e-4)
+    assert (tmp_path / "g" / "gradients.png").stat().st_size > 10_000
+    assert main(["gradients", "gdb7-xtb", "--output-dir", str(tmp_path / "h")]) == 2
+    assert not (tmp_path / "h").exists()

@@ -24,7 +24,7 @@ SMALL = {"width": 16, "n_frequencies": 2}
 
 @pytest.fixture(scope="module")
 def shapes() -> ShapeSet:
-    return procedural(40, points=128, workers=1, classes=["vase", "bolt", "pipe"])
+    return procedural(36, points=128, workers=1, classes=["vase", "bolt", "pipe"])
 
 
 def network() -> PointSet:
@@ -61,6 +61,7 @@ def run(shapes, tmp_path_factory) -> Path:
     arguments = ["train-predictor", "--data", str(folder / "mine.npz"), "--stored-points", "128", "--points", "64"]
     arguments += ["--property", "class", "--property", "height", "--property", "volume", "--device", "cpu"]
     arguments += ["--steps", "150", "--batch-size", "16", "--settings", "{width: 32}", "--measure-every", "0", "--json"]
+    arguments += ["--optimiser", "{name: muon, learning_rate: 0.003, warmup_steps: 10}"]
     assert main([*arguments, "--output-dir", str(folder / "run")]) == 0
     return folder / "run"
 
