@@ -24,6 +24,7 @@ from common.algorithms.latent_pretraining import pretraining
 from common.algorithms.likelihood import Likelihood
 from common.allocator import tune_allocator
 from common.diffusion import Denoiser, SampleNoise, Sampler, State, sample_seeds, size_mask
+from common.diffusion.control import ControlledDenoiser
 from common.precision import autocast, native_bf16
 from common.training.optimiser import OptimiserConfig, build_optimisers
 from molgen.data import gdb7_xtb
@@ -75,7 +76,7 @@ class Subject:
     """
 
     name: str
-    denoiser: Denoiser
+    denoiser: Denoiser | ControlledDenoiser
     sampler: Sampler
     batches: Sequence[State]
     asked: State

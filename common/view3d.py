@@ -50,9 +50,9 @@ def proportions(traces: Sequence[BaseTraceType]) -> dict[str, Any]:
 
     plotly's own choice makes the mean of the sides 1, and cuts off what is long and thin.
     """
-    low = np.min([[np.min(trace[axis]) for axis in "xyz"] for trace in traces], axis=0)
-    high = np.max([[np.max(trace[axis]) for axis in "xyz"] for trace in traces], axis=0)
-    sides = (high - low) / max(float((high - low).max()), 1e-12)
+    columns = [np.concatenate([np.asarray(trace[axis], dtype=np.float64) for trace in traces]) for axis in "xyz"]
+    sides = np.array([np.ptp(column) for column in columns])
+    sides /= max(float(sides.max()), 1e-12)
     # A flat thing still needs some room for its third side.
     ratio = dict(zip("xyz", np.maximum(sides, 1e-3).tolist(), strict=True))
     return {"aspectmode": "manual", "aspectratio": ratio}

@@ -47,6 +47,8 @@ class AdjointMatching:
         visited: steps of each chain that are learnt from; 0 for all.
         epochs: see `Algorithm`; the regression target of a step does not depend on the policy.
         max_adjoint: norm per sample of grad r / tau above which it is scaled down, against outliers; infinite for none.
+        max_control: norm of sigma_t a_t above which a step's target is scaled down; half its square is the step's
+            divergence in nats. Where the base is chaotic, products of Jacobians grow without bound along a chain.
     """
 
     sampler: Sampler
@@ -54,14 +56,15 @@ class AdjointMatching:
     visited: int = 0
     epochs: int = 1
     max_adjoint: float = float("inf")
+    max_control: float = 5.0
 
     def __post_init__(self) -> None:
         require_memoryless(self.sampler)
         require_temperature(self.tau)
-        if not 0 <= self.visited <= self.sampler.steps or not self.max_adjoint > 0:
+        if not 0 <= self.visited <= self.sampler.steps or not (self.max_adjoint > 0 and self.max_control > 0):
             raise InputError(
-                f"got visited {self.visited} and max_adjoint {self.max_adjoint}, expected 0 to {self.sampler.steps} "
-                "(the sampler's steps) and above 0"
+                f"got visited {self.visited}, max_adjoint {self.max_adjoint} and max_control {self.max_control}, "
+                f"expected 0 to {self.sampler.steps} (the sampler's steps), and both others above 0"
             )
 
     @property
@@ -102,7 +105,8 @@ class AdjointMatching:
         scored = score_with_gradient(reward, chains.state(-1))
         if scored.gradient is None:
             raise ValueError("the reward has no gradient")
-        targets, divergence = self._targets(reference, chains, self._bounded(-scored.gradient / self.tau))
+        start = _bounded(-scored.gradient / self.tau, self.max_adjoint)
+        targets, divergence = self._targets(reference, chains, start)
         visited = self.visited or self.sampler.steps
         order = torch.rand(len(batch), self.sampler.steps, generator=generator).argsort(dim=1)[:, :visited]
         flat = chains.replace(
@@ -114,10 +118,6 @@ class AdjointMatching:
         ).flat()
         chosen = (order + torch.arange(len(batch))[:, None] * self.sampler.steps).flatten().to(batch.x.device)
         return flat.index(chosen).replace(metrics=flat.metrics, cost=flat.cost)
-
-    def _bounded(self, adjoint: Tensor) -> Tensor:
-        norm = adjoint.flatten(1).norm(dim=1).clamp(min=1e-30)
-        return adjoint * (self.max_adjoint / norm).clamp(max=1.0)[:, None, None]
 
     def _targets(self, reference: DenoiserFunction, chains: Experience, adjoint: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L, N, D) means to regress on, and (B, L) KL of each step to the base.
@@ -138,7 +138,8 @@ class AdjointMatching:
                 (pulled,) = torch.autograd.grad(base.mean, x, adjoint)
             with torch.no_grad():
                 own = kernel_of(chains.extra["x0_hat"][:, place], self.sampler, before, steps)
-                targets.append(base.mean.detach() - base.std.square()[:, None, None] * adjoint)
+                std = base.std[:, None, None]
+                targets.append(base.mean.detach() - std * _bounded(std * adjoint, self.max_control))
                 divergence.append(own.kl(base).detach())
             adjoint = pulled
         return torch.stack(targets[::-1], dim=1), torch.stack(divergence[::-1], dim=1)
@@ -150,3 +151,9 @@ class AdjointMatching:
         step = kernel(policy, self.sampler, experience.state(0), experience.steps[:, 0])
         loss = regress(step, experience.extra["target"][:, 0], experience.extra["usable"])
         return loss, {"regression": loss.detach()}
+
+
+def _bounded(vectors: Tensor, limit: float) -> Tensor:
+    """(B, N, D), each sample scaled down to a norm of `limit` where it has more."""
+    norm = vectors.flatten(1).norm(dim=1).clamp(min=1e-30)
+    return vectors * (limit / norm).clamp(max=1.0)[:, None, None]

@@ -48,6 +48,7 @@ class Backprop:
         truncation: `none`; `last`: the last `kept` steps (DRaFT-K); `random`: the last K, K uniform in 1 ... L
             (AlignProp); `growing`: step k of L with probability k / L, and the last always (CTRL's code).
         kept: K of `last`.
+        inactive: steps at the end at which the policy is its base whatever its weights; truncation counts from there.
         checkpointed: recompute each step in the backward pass instead of keeping its activations.
     """
 
@@ -55,6 +56,7 @@ class Backprop:
     tau: float = 1.0
     truncation: str = "none"
     kept: int = 1
+    inactive: int = 0
     checkpointed: bool = True
 
     def __post_init__(self) -> None:
@@ -64,10 +66,9 @@ class Backprop:
                 f"got truncation '{self.truncation}'{nearest(self.truncation, TRUNCATIONS)}; "
                 f"expected one of {', '.join(TRUNCATIONS)}"
             )
-        if not self.tau >= 0 or not 1 <= self.kept <= self.sampler.steps:
-            raise InputError(
-                f"got tau {self.tau} and kept {self.kept}, expected at least 0 and 1 to {self.sampler.steps} steps"
-            )
+        active = self.sampler.steps - self.inactive
+        if not self.tau >= 0 or self.inactive < 0 or not 1 <= self.kept <= active:
+            raise InputError(f"got tau {self.tau} and kept {self.kept}, expected at least 0 and 1 to {active} steps")
 
     @property
     def needs_gradient(self) -> bool:
@@ -120,15 +121,16 @@ class Backprop:
 
     def _keeps(self, generator: torch.Generator) -> Tensor:
         """(L,) bool, on the CPU: which steps keep their gradient."""
-        length = self.sampler.steps
-        place = torch.arange(length)
+        length = self.sampler.steps - self.inactive
+        place = torch.arange(self.sampler.steps)
+        active = place < length
         if self.truncation == "last":
-            return place >= length - self.kept
+            return active & (place >= length - self.kept)
         if self.truncation == "random":
-            return place >= length - torch.randint(1, length + 1, (1,), generator=generator)
+            return active & (place >= length - torch.randint(1, length + 1, (1,), generator=generator))
         if self.truncation == "growing":
-            return torch.rand(length, generator=generator) < (place + 1) / length
-        return torch.ones(length, dtype=torch.bool)
+            return active & (torch.rand(len(place), generator=generator) < (place + 1) / length)
+        return active
 
     def loss(
         self, policy: DenoiserFunction, reference: DenoiserFunction, experience: Experience

@@ -59,6 +59,7 @@ def as_json(table: Table) -> dict[str, Any]:
             "evaluations_per_sample": row.evaluations_per_sample,
             "seconds_per_sample": row.seconds_per_sample,
             "budget": row.budget,
+            "notes": list(row.notes),
             "commands": list(row.commands),
             "failures": {f"{trial.target} seed {trial.seed}": trial.reason for trial in row.failed},
         }
@@ -84,6 +85,7 @@ def as_markdown(table: Table, published: Sequence[PublishedTable] = ()) -> str:
     for row in table.rows:
         if row.commands:
             lines += [f"**{row.name}**: {row.description}", "", "```", *row.commands, "```", ""]
+        lines += [f"{row.name}: {note}" for note in row.notes]
         lines += [f"{row.name}, {trial.target} seed {trial.seed}, failed: {trial.reason}" for trial in row.failed]
     for one in published:
         lines += [f"## {one.title} (quoted, not rerun)", "", f"{one.protocol} n: {one.n}.", ""]

@@ -34,6 +34,7 @@ class Row:
         budget: how it stands to the budget of the benchmark, in words.
         achieved: of each run.
         trials: its records, failed ones as well.
+        notes: what a reader should know.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     budget: str
     achieved: tuple[Achieved, ...] = ()
     trials: tuple[TrialRecord, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[TrialRecord, ...]:
@@ -128,7 +130,7 @@ def _reference_row(name: str, description: str, verdict: Verdict) -> Row:
     nothing = Spending.unknown()
     return Row(
         name, description, "reference", metrics, verdict.n_samples, nothing, nothing, 0, "from the data alone",
-        verdict.achieved,
+        verdict.achieved, notes=verdict.notes,
     )  # fmt: skip
 
 
@@ -173,6 +175,7 @@ def _row(
         budget="unknown" if foreign else _budget(_sampling_evaluations(done), base, benchmark.sampling_factor),
         achieved=tuple(one for verdict in verdicts for one in verdict.achieved),
         trials=tuple(trials),
+        notes=tuple(dict.fromkeys(note for verdict in verdicts for note in verdict.notes)),
     )
 
 

@@ -47,7 +47,9 @@ class Column:
 
     def number(self, value: float) -> str:
         """A number as this column shows it."""
-        return f"{100 * value:.1f}" if self.share else f"{value:.3g}"
+        if self.share:
+            return f"{100 * value:.1f}"
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

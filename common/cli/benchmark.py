@@ -221,7 +221,7 @@ def _print(table: Table) -> None:
         (
             row.name,
             *(column.with_interval(row.metrics.get(column.name)) for column in shown),
-            f"{row.evaluations_per_sample:.4g}",
+            f"{row.evaluations_per_sample:.4g}".replace("nan", "-"),
             row.samples,
         )
         for row in table.rows
@@ -229,6 +229,8 @@ def _print(table: Table) -> None:
     title = f"{table.benchmark.name}: mean (95 % interval)"
     print_table(title, ("method", *(c.title for c in shown), "evaluations a sample", "n"), rows)
     for row in table.rows:
+        for note in row.notes:
+            print(f"{row.name}: {note}")
         for trial in row.failed:
             print(f"{row.name}: failed: {trial.reason}")
 

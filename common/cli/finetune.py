@@ -148,13 +148,13 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
 
     task: Task = domain.task
     base: Any = task.model.denoiser
+    active_from = options.active_from if options.rank else 0.0
     method = Method(
-        options.method, options.tau, options.settings, options.rollout_steps, options.exponent, options.null_share
-    )
+        options.method, options.tau, options.settings, options.rollout_steps, options.exponent, options.null_share,
+        active_from,
+    )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
-    pair = policies(
-        base, terms, rank=options.rank, active_from=options.active_from if options.rank else 0.0, seed=options.seed
-    )
+    pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
     algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
     optimiser = options.optimiser_config()
     # What cannot work is said before the run directory is made.

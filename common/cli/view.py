@@ -90,24 +90,32 @@ def write_page(path: Path, title: str, subtitle: str, cards: Sequence[Card], *, 
 
 
 def finish_view(
-    options: ViewOptions, source: Path, title: str, cards: Sequence[Card], total: int, *, turntable: bool = False
+    options: ViewOptions,
+    sources: Sequence[Path],
+    title: str,
+    cards: Sequence[Card],
+    total: int,
+    *,
+    turntable: bool = False,
 ) -> dict[str, Any]:
     """Write the page where it belongs, say so, open it if asked; returns what `--json` prints.
 
     Args:
         options: of the verb.
-        source: the run directory or the file that was shown.
+        sources: the run directories and files that were shown, at least one; the page belongs to the first.
         title: above the samples.
         cards: the samples on the page.
         total: how many there are in all.
         turntable: see `common.view3d.scene_layout`.
     """
+    source = sources[0]
     default = source / "view.html" if source.is_dir() else Path("runs", f"{source.stem}-view.html")
     path = Path(options.output) if options.output else default
     if not options.output:
         path.parent.mkdir(parents=True, exist_ok=True)
     shown = f"{len(cards)} of {total}" if total > len(cards) else str(total)
-    write_page(path, title, f"{source}: {shown} samples", cards, turntable=turntable)
+    others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    write_page(path, title, f"{source}{others}: {shown} samples", cards, turntable=turntable)
     if not options.json:
         print(f"{shown} samples: {path}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):

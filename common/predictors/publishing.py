@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 
 from common.atomic import atomic_writer
 from common.cli.run_directory import RunDirectory
-from common.errors import InputError
 from common.predictors.predictor import CLASS, ModelPredictor
 
 
@@ -26,11 +26,9 @@ def publish(run: Path, predictor: ModelPredictor, target: Path, purpose: str, li
         limits: lines of Markdown: what it cannot do.
 
     Raises:
-        InputError: the folder is no run, or it was stopped before its end.
+        InputError: the folder is no run.
     """
     record = RunDirectory(run).read_json("run.json")
-    if not predictor.description["training"]["finished"]:
-        raise InputError(f"{run} was stopped before its last step; go on with train-predictor --resume")
     predictor.description = {**predictor.description, "name": target.name, "licence": "MIT"}
     if target.exists():
         shutil.rmtree(target)
@@ -75,7 +73,7 @@ def card(predictor: ModelPredictor, record: Mapping[str, Any], purpose: str, lim
 
 ## Measured on the test part
 
-`{record["command"]}` (seed {record["seed"]}, {record["device"]}, {record["started"][:10]})
+`{_command(record, description)}` (seed {record["seed"]}, {record["device"]}, {record["started"][:10]})
 
 {table}
 Standard deviations were scaled once, on the validation part.
@@ -84,3 +82,12 @@ Standard deviations were scaled once, on the validation part.
 
 {limits.strip()}
 """
+
+
+def _command(record: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+    """What was typed, whoever's folders it named."""
+    words = shlex.split(record["command"])
+    program = description["domain"].partition("-")[0]
+    places = [k for k, word in enumerate(words) if word in ("--output-dir", "--name")]
+    kept = [word for k, word in enumerate(words) if k > 0 and not {k, k - 1} & set(places)]
+    return shlex.join([program, *kept])

@@ -39,6 +39,7 @@ class Method:
         rollout_steps: network evaluations of a chain in training.
         exponent: its times are linspace(1, 0, steps) ** exponent.
         null_share: share of the chains that a control is left out of.
+        active_from: of the policy, see `ControlledDenoiser`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Method:
     rollout_steps: int = 30
     exponent: float = 1.0
     null_share: float = 0.0
+    active_from: float = 0.0
 
     def algorithm(self, process: Process, n_channels: int, terms: Sequence[ControlTerm] = ()) -> Algorithm:
         """The algorithm for chains of `process`, with control `terms` where there are some.
@@ -66,6 +68,8 @@ class Method:
         if settings.get("balance") == "detailed":
             settings.setdefault("value", ValueNetwork(n_channels))
         sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
+        if name == "backprop":
+            settings.setdefault("inactive", int((sampler.times() < self.active_from).sum()))
         found = build(ALGORITHMS[name], {"sampler": sampler, "tau": self.tau, **settings}, f"method '{name}'")
         return Ctrl(found, tuple(terms), self.null_share) if terms else found
 

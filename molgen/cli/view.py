@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Facts = Mapping[str, str | float | bool | None]
+_Facts = dict[str, str | float | bool | None]
 # Columns of `samples.csv` about soundness: they come after what is known of the molecule.
 _CHECKS = ("valid", "reason", "edm_stable", "edm_stable_atoms", "edm_valid", "valency_correct", "fragments", "novel",
            "posebusters")  # fmt: skip
@@ -56,7 +55,7 @@ def run(options: MoleculeViewOptions) -> dict[str, Any]:
         _card(molecules, k, one, rows[k])
         for k, one in zip(shown[: options.count], perceived[: options.count], strict=True)
     ]
-    return finish_view(options, path, "Molecules", cards, total)
+    return finish_view(options, [path], "Molecules", cards, total)
 
 
 def _read(path: Path, workers: int | None) -> tuple[MoleculeSet, list[_Facts]]:
@@ -67,10 +66,11 @@ def _read(path: Path, workers: int | None) -> tuple[MoleculeSet, list[_Facts]]:
 
     if not path.is_dir():
         report = read_molecules(path, workers=workers)
-        names: list[dict[str, Any]] = [{"name": name} if name else {} for name in report.identifiers]
-        columns = report.molecules.properties
-        rows = [{key: float(values[k]) for key, values in columns.items()} for k in range(len(report.molecules))]
-        return report.molecules, [name | row for name, row in zip(names, rows, strict=True)]
+        rows: list[_Facts] = [{"name": name} if name else {} for name in report.identifiers]
+        for column, values in report.molecules.properties.items():
+            for row, value in zip(rows, values.tolist(), strict=True):
+                row[column] = value
+        return report.molecules, rows
     if not (path / RAW_SAMPLES).exists():
         raise InputError(f"{path} holds no samples; expected a run of `molgen generate`, or a molecule file")
     molecules = MoleculeSet.load(path / RAW_SAMPLES)
@@ -79,7 +79,7 @@ def _read(path: Path, workers: int | None) -> tuple[MoleculeSet, list[_Facts]]:
         logger.warning(
             "%s has %d rows for %d samples: captions without them", path / "samples.csv", len(rows), len(molecules)
         )
-        rows = [{} for _ in range(len(molecules))]
+        rows = [_Facts()] * len(molecules)
     return molecules, rows
 
 

@@ -181,6 +181,9 @@ def _print(done: Sequence[Exported], options: ExportOptions, directory: Path) ->
             f"{len(coarse)} clouds have fewer than {FINE_POINTS:,} points: walls thinner than {max(coarse):.2g} mm may "
             f"be lost (`shapegen generate --points {FINE_POINTS}` makes finer clouds)"
         )
+    parted = sum(one.points > 0 and one.report is not None and one.report.components > 1 for one in meshes)
+    if parted:
+        print(f"{parted} meshes are in several parts: rods and walls thinner than the points can tell break up")
     bridged = sum((one.bridged or 0) > _MANY_BRIDGES for one in meshes)
     if bridged:
         print(f"{bridged} meshes have surface where no points are (lids over openings): bridged_share in export.csv")

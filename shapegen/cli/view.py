@@ -46,7 +46,7 @@ def run(options: ShapeViewOptions) -> dict[str, Any]:
     cards = list(_cards(items[: options.count], options))
     if not any(card.traces for card in cards):
         raise InputError(f"nothing to show: {cards[0].note if cards else 'there are no shapes'}")
-    return finish_view(options, Path(options.shapes[0]), "Shapes", cards, len(items), turntable=True)
+    return finish_view(options, [Path(given) for given in options.shapes], "Shapes", cards, len(items), turntable=True)
 
 
 def _cards(items: Sequence[ShapeItem], options: ShapeViewOptions) -> Iterator[Card]:

@@ -32,6 +32,8 @@ _STRAY_NEIGHBOURS, _KEPT_WITHIN, _STRAY_BEYOND = 8, 3.0, 5.0
 _SOFTNESS = 0.05
 # A cloud whose points stand closer than this share of its size is nearly a few points many times over.
 _CLOSEST = 1e-4
+# Half the thickness of what is no body but a sheet, as a share of its size.
+_FLAT = 0.002
 # Distances that are held at a time: 256 MiB in float32.
 _ELEMENTS = 1 << 26
 
@@ -75,8 +77,8 @@ class Cloud:
         return cls(points, mask | ~usable[:, None], usable, file_unit)
 
     def known(self, values: Tensor) -> Tensor:
-        """Values (B,) with NaN for clouds that are none."""
-        sound = self.usable & (self._raw_spacing > _CLOSEST * self.size)
+        """Values (B,) with NaN for what is no cloud of a body: unusable, a few points many times over, or flat."""
+        sound = self.usable & (self._raw_spacing > _CLOSEST * self.size) & ~self._flat
         return torch.where(sound, values, torch.full_like(values, torch.nan))
 
     @cached_property
@@ -145,6 +147,15 @@ class Cloud:
     def _raw_spacing(self) -> Tensor:
         distances = self.neighbour_distances.mean(dim=2)
         return masked_median(distances, self.mask) / _MEAN_NEIGHBOUR_DISTANCE
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        """(B,) bool: the kept points lie in a plane, or nearly so: then anything is symmetric and nothing topples."""
+        with torch.no_grad():
+            shares = (self.weights / self.weights.sum(dim=1, keepdim=True))[..., None]
+            x = (self.points - self.centre) / self.size[:, None, None]
+            x = x - (shares * x).sum(dim=1, keepdim=True)
+            return torch.linalg.eigvalsh((shares * x).transpose(1, 2) @ x)[:, 0] < _FLAT**2
 
     def _extreme_point(self, sign: int) -> Tensor:
         values = torch.where(self.mask[..., None], sign * self.points, torch.full_like(self.points, -torch.inf))

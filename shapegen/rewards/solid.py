@@ -221,7 +221,7 @@ def _field_gradient(queries: Tensor, x: Tensor, moments: Tensor) -> Tensor:
 
 
 def _sums(kernel: Tensor, columns: Tensor) -> Tensor:
-    """(B, Q, K) = sums over P of the kernel (B, P, Q) times columns (B, P, K); this way round a CPU is twice as fast."""
+    """(B, Q, K) sums over P of the kernel (B, P, Q) times columns (B, P, K); a CPU is twice as fast this way round."""
     return (columns.transpose(1, 2) @ kernel).transpose(1, 2)
 
 

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import trimesh
 from torch import Tensor
 
 from common.errors import InputError
+from common.workers import Failure
+from shapegen.data.items import describe_item_failure, find_items, read_items
+from shapegen.data.shapes import METRES
+from shapegen.families.surface import sample_surface
+from shapegen.geometry.clouds import check_cloud
+from shapegen.geometry.normals import thinned
 from shapegen.rewards.body import FLOOR_SHARE, OVERHANG_COSINE
 from shapegen.rewards.cloud import Cloud, distances_to, soft_maximum
 
@@ -164,14 +171,14 @@ def uniformity(cloud: Cloud) -> Tensor:
 
 def closeness(cloud: Cloud, path: str) -> Tensor:
     """1 / (1 + d / s): d as `distance`, s 5 % of the diagonal of the file's cloud."""
-    scale = _HALF_CLOSE * float(np.linalg.norm(np.ptp(read_partial(path), axis=0))) * cloud.file_unit
-    return 1 / (1 + distance(cloud, path) / scale)
+    given = _given(cloud, path)
+    diagonal = (given.amax(dim=0) - given.amin(dim=0)).norm()
+    return 1 / (1 + distance(cloud, path) / (_HALF_CLOSE * diagonal))
 
 
 def distance(cloud: Cloud, path: str) -> Tensor:
     """Mean distance from the points of a file to the nearest point of the shape: the shape may have more to it."""
-    given = torch.as_tensor(read_partial(path) * cloud.file_unit, dtype=cloud.points.dtype, device=cloud.points.device)
-    given = given.expand(len(cloud.points), -1, -1)
+    given = _given(cloud, path).expand(len(cloud.points), -1, -1)
     return distances_to(given - cloud.centre, cloud.points - cloud.centre, cloud.mask & (cloud.weights > 0)).mean(dim=1)
 
 
@@ -185,15 +192,32 @@ def check_partial(path: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def read_partial(path: str) -> np.ndarray:
-    """(P, 3) float64 points of a file of one shape, at most 2,048, in the unit of the file."""
-    # Here, as the reader starts worker processes.
-    from shapegen.data.files import read_shapes
+def read_partial(path: str) -> tuple[np.ndarray, str]:
+    """(P, 3) float64 points of a file of one shape, Z up, at most 2,048; and their unit, `unitless` if unknown.
 
-    shapes = read_shapes(path, points=_PARTIAL_POINTS, workers=1).shapes
-    if len(shapes) != 1:
-        raise InputError(f"{path} holds {len(shapes)} shapes, expected one")
-    return np.asarray(shapes.points[0], np.float64)
+    Raises:
+        InputError: the file cannot be read, holds several shapes, or points that are no cloud.
+    """
+    items = find_items([path])
+    if len(items) != 1:
+        raise InputError(f"{path} holds {len(items)} shapes, expected one")
+    (found,) = read_items(items, workers=1)
+    if isinstance(found, Failure):
+        raise InputError(f"{path}: {describe_item_failure(found)}")
+    shape, unit = found
+    if isinstance(shape, trimesh.Trimesh):
+        shape = sample_surface(shape, _PARTIAL_POINTS, np.random.default_rng(0))[0]
+    try:
+        return thinned(check_cloud(shape), _PARTIAL_POINTS), unit
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _given(cloud: Cloud, path: str) -> Tensor:
+    """(P, 3) points of a file, in the unit of the cloud."""
+    points, unit = read_partial(path)
+    points = points * METRES.get(unit, cloud.file_unit)
+    return torch.as_tensor(points, dtype=cloud.points.dtype, device=cloud.points.device)
 
 
 def _centre(cloud: Cloud) -> Tensor:

@@ -70,22 +70,23 @@ def test_a_page_lies_in_its_run_or_where_it_is_asked_for(tmp_path, capsys, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     cards = [Card("one", ())]
-    assert finish_view(ViewOptions(), tmp_path / "run", "T", cards, 5)["shown"] == 1
+    assert finish_view(ViewOptions(), [tmp_path / "run"], "T", cards, 5)["shown"] == 1
     assert (tmp_path / "run" / "view.html").exists()
+    assert "run: 1 of 5 samples" in (tmp_path / "run" / "view.html").read_text()
     assert "1 of 5 samples" in capsys.readouterr().out
-    finish_view(ViewOptions(json=True), tmp_path / "mine.sdf", "T", cards, 1)
+    finish_view(ViewOptions(json=True), [tmp_path / "mine.sdf"], "T", cards, 1)
     assert (tmp_path / "runs" / "mine-view.html").exists()
     assert capsys.readouterr().out == ""
     with pytest.raises(InputError, match="does not exist"):
-        finish_view(ViewOptions(output=str(tmp_path / "no" / "a.html")), tmp_path, "T", cards, 1)
+        finish_view(ViewOptions(output=str(tmp_path / "no" / "a.html")), [tmp_path], "T", cards, 1)
 
 
 def test_the_browser_is_opened_only_where_asked(tmp_path, monkeypatch, caplog):
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) > 1)
-    finish_view(ViewOptions(json=True), tmp_path, "T", [], 0)
+    finish_view(ViewOptions(json=True), [tmp_path], "T", [], 0)
     assert opened == []
-    finish_view(ViewOptions(json=True, open=True), tmp_path, "T", [], 0)
+    finish_view(ViewOptions(json=True, open=True), [tmp_path], "T", [], 0)
     assert opened == [(tmp_path / "view.html").as_uri()]
     assert "no browser could be opened" in caplog.text
 

