@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import trimesh
@@ -23,7 +24,9 @@ def write_samples(directory: Path, shapes: ShapeSet) -> None:
     rows = []
     for i, (points, extents) in enumerate(zip(shapes.points, shapes.extents, strict=True)):
         name = shapes.class_names[shapes.class_index[i]]
-        file_name = f"{i:05d}-{name}.ply"
+        # A class is called what a data set calls it, and may not lead out of the folder.
+        safe = re.sub(r"[^\w.-]+", "_", name)
+        file_name = f"{i:05d}-{safe}.ply"
         with atomic_writer(folder / file_name, "wb") as file:
             file.write(trimesh.PointCloud(points).export(file_type="ply"))
         width, depth, height = (f"{extent:.6g}" for extent in extents)

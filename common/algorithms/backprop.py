@@ -120,17 +120,16 @@ class Backprop:
         )
 
     def _keeps(self, generator: torch.Generator) -> Tensor:
-        """(L,) bool, on the CPU: which steps keep their gradient."""
+        """(L,) bool, on the CPU: which steps keep their gradient; those of the base at the end always do."""
         length = self.sampler.steps - self.inactive
         place = torch.arange(self.sampler.steps)
-        active = place < length
         if self.truncation == "last":
-            return active & (place >= length - self.kept)
+            return place >= length - self.kept
         if self.truncation == "random":
-            return active & (place >= length - torch.randint(1, length + 1, (1,), generator=generator))
+            return place >= length - torch.randint(1, length + 1, (1,), generator=generator)
         if self.truncation == "growing":
-            return active & (torch.rand(len(place), generator=generator) < (place + 1) / length)
-        return active
+            return torch.rand(len(place), generator=generator) < (place + 1) / length
+        return torch.ones(len(place), dtype=torch.bool)
 
     def loss(
         self, policy: DenoiserFunction, reference: DenoiserFunction, experience: Experience

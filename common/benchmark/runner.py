@@ -223,7 +223,7 @@ class Runner:
             if code != 0:
                 raise StepFailed(f"{_last_complaint(log)} (exit code {code}; {log})")
         measured = {name: before[name] for name in ("seconds", "cpu_seconds", "peak_memory_mb")}
-        return Spending(**measured, **stated(step.output_dir, guided="--guidance" in step.words))
+        return Spending(**measured, **stated(step.output_dir))
 
     def _execute(self, words: Sequence[str], log: Path) -> tuple[dict[str, float], int]:
         """Run a command to its end; what it took, and its exit code."""

@@ -1,10 +1,9 @@
 """`Spending`: what a row has taken, so that methods are compared at equal means.
 
 Seconds and memory are measured around each command. The rest is read from what the commands leave in their run
-directories: `training` in `model/model.json` (`network_evaluations` or `samples_seen`, `reward_calls`, `labels`), and
-`metrics.json`, where `guidance` may tell `network_evaluations` and `reward_calls` of all samples together, or `cost`
-the fields of `common.cost.Cost` and `labels` (labelled samples that were learnt from). What a command does not state is
-unknown (NaN), never 0.
+directories: `generation` in `metrics.json` (for one sample), `training` in `model/model.json` (`network_evaluations` or
+`samples_seen`, `reward_calls`, `labels`), and `cost` in `metrics.json`, which wins (the fields of `common.cost.Cost`, and
+`labels`, the labelled samples that were learnt from). What a command does not state is unknown (NaN), never 0.
 """
 
 from __future__ import annotations
@@ -66,21 +65,19 @@ def _larger(a: float, b: float) -> float:
     return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
 
 
-def stated(run: Path, guided: bool = False) -> dict[str, float]:
-    """Evaluations, reward calls and labels as a run directory states them; NaN where it does not.
-
-    Args:
-        run: the directory.
-        guided: whether sampling was steered; unguided sampling asks no reward and needs no label, even if unstated.
-    """
+def stated(run: Path) -> dict[str, float]:
+    """Evaluations, reward calls and labels as a run directory states them; NaN where it does not."""
     found: dict[str, float] = dict.fromkeys(_COUNTS, math.nan)
     metrics = _read(run / "metrics.json")
     generation = metrics.get("generation")
-    if isinstance(generation, Mapping) and not guided:
+    if isinstance(generation, Mapping):
         samples = metrics.get("n_samples", generation.get("samples"))
-        evaluations = generation.get("network_evaluations")
-        if _is_number(samples) and _is_number(evaluations):
-            found |= {"evaluations": float(evaluations * samples), "reward_calls": 0.0, "labels": 0.0}
+        each = {"evaluations": generation.get("network_evaluations"), "reward_calls": generation.get("reward_calls")}
+        if "guidance" not in generation:
+            # Unguided sampling asks no reward and needs no label.
+            each |= {"reward_calls": 0, "labels": 0}
+        if _is_number(samples):
+            found |= {name: float(value * samples) for name, value in each.items() if _is_number(value)}
     training = _read(run / "model" / "model.json").get("training")
     if isinstance(training, Mapping):
         # A plain training sees each sample once a step; one by rewards counts its chains.
@@ -88,10 +85,9 @@ def stated(run: Path, guided: bool = False) -> dict[str, float]:
                            "labels": ("labels",)}.items():  # fmt: skip
             numbers = [float(training[key]) for key in keys if _is_number(training.get(key))]
             found[name] = numbers[0] if numbers else math.nan
-    for told in (metrics.get("guidance"), metrics.get("cost")):
-        if isinstance(told, Mapping):
-            told = {"evaluations": told.get("network_evaluations"), **told}
-            found |= {name: float(told[name]) for name in _COUNTS if _is_number(told.get(name))}
+    cost = metrics.get("cost")
+    if isinstance(cost, Mapping):
+        found |= {name: float(cost[name]) for name in _COUNTS if _is_number(cost.get(name))}
     return found
 
 

@@ -4,9 +4,9 @@ As in CTRL's code (arXiv 2406.12120): what is asked for enters as an embedding t
 embedding is, zero at first, with a NULL row for "not asked"; low-rank adapters (LoRA, arXiv 2106.09685) let the frozen
 layers answer. At step 0 the controlled denoiser equals its base bit for bit, for W + 0 = W and h + 0 = h.
 
-Our choices: a sample that asks for nothing is given to the base itself, adapters off, so it stays equal to it for ever;
-and so is every sample at times below `active_from`. There a chain is nearly done: it decides nothing any more, while the
-densities of its steps are so sharp that they would fill the gradient with noise.
+Our choices: a sample that asks for nothing is given to the base itself, adapters off, so it stays equal to it for
+ever; and so is every sample at times below `active_from`. There a chain is nearly done: it decides nothing any more,
+while the densities of its steps are so sharp that they would fill the gradient with noise.
 """
 
 from __future__ import annotations

@@ -224,4 +224,4 @@ def _rank_2_basis() -> Tensor:
     """(5, 3, 3) symmetric traceless matrices that e3nn's l = 2 components stand for."""
     from e3nn import o3
 
-    return math.sqrt(5.0) * o3.wigner_3j(2, 1, 1, dtype=torch.float64)
+    return math.sqrt(5.0) * o3.wigner_3j(2, 1, 1, dtype=torch.float32)

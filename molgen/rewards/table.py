@@ -179,8 +179,10 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
     for scorer in REWARDS.values():
         if wanted in (scorer.name, *scorer.aliases):
             return _with_argument(scorer, argument)
-    if wanted.startswith(predicted.PREFIX) and argument:
+    if wanted.startswith(predicted.PREFIX):
         # A property that only the predictor in parentheses knows.
+        if not argument:
+            raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
         return predicted.resolve(_predicted(name[len(predicted.PREFIX) :], None, None), argument)
     installed = installed_functions(GROUP)
     if ":" in name or name in installed:

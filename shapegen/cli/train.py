@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +16,12 @@ from common.cli.training import TrainingOptions, run_training
 
 if TYPE_CHECKING:
     from common.training.fit import FitConfig, FitResult
+    from common.training.optimiser import OptimiserConfig
+    from shapegen.data.shapes import ShapeSet
     from shapegen.train import ShapeBatchConfig
+
+# Where the first process of a run keeps the training set for the others.
+_SHARED = "SHAPEGEN_TRAINING_SET"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +55,6 @@ class TrainOptions(TrainingOptions):
 def run(options: TrainOptions) -> dict[str, Any]:
     """Train and write the model."""
     from shapegen.data.sources import load_data, split_data
-    from shapegen.train import ModelConfig, new_model, train
 
     # Everything that can be wrong with the request comes before the folder is made.
     options.check()
@@ -56,8 +64,46 @@ def run(options: TrainOptions) -> dict[str, Any]:
         "points": options.stored_points, "classes": options.classes, "count_per_class": options.count_per_class,
         "unit": options.unit, "up": options.up, "seed": options.seed,
     }  # fmt: skip
-    report = load_data(options.data, data_folder=options.data_folder, workers=options.workers, **data_options)
-    shapes = report.shapes.select(split_data(report)["train"])
+
+    def load() -> ShapeSet:
+        report = load_data(options.data, data_folder=options.data_folder, workers=options.workers, **data_options)
+        return report.shapes.select(split_data(report)["train"])
+
+    with shared_by_processes(load, options.devices) as shapes:
+        return _train(options, shapes, data_options, optimiser, batch_config)
+
+
+@contextmanager
+def shared_by_processes(load: Callable[[], ShapeSet], devices: int) -> Iterator[ShapeSet]:
+    """The training set, read or made once: the run's other processes, started later, map the first one's copy."""
+    from shapegen.data.shapes import ShapeSet
+
+    made = os.environ.get(_SHARED)
+    if made is not None and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        yield ShapeSet.load(made, memory_map=True)
+    elif devices == 1:
+        yield load()
+    else:
+        shapes = load()
+        with tempfile.TemporaryDirectory(prefix="shapegen-") as folder:
+            path = Path(folder) / "training.npz"
+            shapes.save(path)
+            os.environ[_SHARED] = str(path)
+            try:
+                yield shapes
+            finally:
+                del os.environ[_SHARED]
+
+
+def _train(
+    options: TrainOptions,
+    shapes: ShapeSet,
+    data_options: dict[str, Any],
+    optimiser: OptimiserConfig,
+    batch_config: ShapeBatchConfig,
+) -> dict[str, Any]:
+    from shapegen.train import ModelConfig, new_model, train
+
     digest = shapes.digest()
     model = new_model(
         shapes,

@@ -30,7 +30,7 @@ _MEAN_NEIGHBOUR_DISTANCE = 1.4928
 _STRAY_NEIGHBOURS, _KEPT_WITHIN, _STRAY_BEYOND = 8, 3.0, 5.0
 # Temperature of soft extremes, in spacings.
 _SOFTNESS = 0.05
-# A cloud whose points stand closer than this share of its size is nearly a few points many times over.
+# A cloud whose points stand closer than this share of its size is a few points many times over.
 _CLOSEST = 1e-4
 # Half the thickness of what is no body but a sheet, as a share of its size.
 _FLAT = 0.002
@@ -45,8 +45,8 @@ class Cloud:
     Attributes:
         points: (B, N, 3) in metres, or in the unknown unit; any finite number on padding.
         mask: (B, N) bool, True = real.
-        usable: (B,) bool: at least 32 finite points, not all in one place. The others hold a stand-in, so that nothing
-            in their place spoils a gradient; what is computed of them is to be replaced by NaN (`known`).
+        usable: (B,) bool: at least 32 finite points, neither a few many times over nor in one plane. The others hold a
+            stand-in, so that nothing spoils a gradient; what is computed of them is to be replaced by NaN (`known`).
         file_unit: length of one unit of the files that users name, in the unit of the points.
     """
 
@@ -66,20 +66,20 @@ class Cloud:
     @classmethod
     def of_points(cls, points: Tensor, mask: Tensor, file_unit: float = 1.0) -> Cloud:
         """Clouds of points (B, N, 3) with N >= 32 and mask (B, N)."""
-        real = torch.where(mask[..., None], points, torch.zeros_like(points)).detach()
-        finite = torch.isfinite(real).all(dim=2).all(dim=1)
-        usable = (mask.sum(dim=1) >= MIN_POINTS) & finite
-        first = points[:, :1].detach()
-        apart = torch.where(mask[..., None], (points.detach() - first).abs(), torch.zeros_like(points))
-        usable &= apart.amax(dim=(1, 2)) > 0
-        stand_in = _sphere(points.shape[1], points)
-        points = torch.where((usable[:, None] & mask)[..., None], points, stand_in)
+        real = torch.where(mask[..., None], points.detach(), torch.zeros_like(points))
+        usable = (mask.sum(dim=1) >= MIN_POINTS) & torch.isfinite(real).all(dim=2).all(dim=1)
+        with torch.no_grad():
+            usable &= cls._with_stand_ins(points.detach(), mask, usable, file_unit)._sound
+        return cls._with_stand_ins(points, mask, usable, file_unit)
+
+    @classmethod
+    def _with_stand_ins(cls, points: Tensor, mask: Tensor, usable: Tensor, file_unit: float) -> Cloud:
+        points = torch.where((usable[:, None] & mask)[..., None], points, _sphere(points.shape[1], points))
         return cls(points, mask | ~usable[:, None], usable, file_unit)
 
     def known(self, values: Tensor) -> Tensor:
-        """Values (B,) with NaN for what is no cloud of a body: unusable, a few points many times over, or flat."""
-        sound = self.usable & (self._raw_spacing > _CLOSEST * self.size) & ~self._flat
-        return torch.where(sound, values, torch.full_like(values, torch.nan))
+        """Values (B,) with NaN for what is no cloud of a body."""
+        return torch.where(self.usable, values, torch.full_like(values, torch.nan))
 
     @cached_property
     def centre(self) -> Tensor:
@@ -100,8 +100,8 @@ class Cloud:
 
     @cached_property
     def spacing(self) -> Tensor:
-        """(B,) pitch h of the cloud: h^2 is the area that a point stands for; at least 1e-4 of its size."""
-        return torch.maximum(self._raw_spacing, _CLOSEST * self.size)
+        """(B,) pitch h of the cloud: h^2 is the area that a point stands for."""
+        return masked_median(self.neighbour_distances.mean(dim=2), self.mask) / _MEAN_NEIGHBOUR_DISTANCE
 
     @cached_property
     def weights(self) -> Tensor:
@@ -143,19 +143,15 @@ class Cloud:
         """(B,) length over which extremes are softened."""
         return _SOFTNESS * self.spacing
 
-    @cached_property
-    def _raw_spacing(self) -> Tensor:
-        distances = self.neighbour_distances.mean(dim=2)
-        return masked_median(distances, self.mask) / _MEAN_NEIGHBOUR_DISTANCE
-
-    @cached_property
-    def _flat(self) -> Tensor:
-        """(B,) bool: the kept points lie in a plane, or nearly so: then anything is symmetric and nothing topples."""
-        with torch.no_grad():
-            shares = (self.weights / self.weights.sum(dim=1, keepdim=True))[..., None]
-            x = (self.points - self.centre) / self.size[:, None, None]
-            x = x - (shares * x).sum(dim=1, keepdim=True)
-            return torch.linalg.eigvalsh((shares * x).transpose(1, 2) @ x)[:, 0] < _FLAT**2
+    @property
+    def _sound(self) -> Tensor:
+        """(B,) bool: the kept points are neither doubled over and over nor flat: then anything is symmetric and
+        nothing topples."""
+        shares = (self.weights / self.weights.sum(dim=1, keepdim=True).clamp(min=1e-12))[..., None]
+        x = (self.points - self.centre) / self.size.clamp(min=1e-30)[:, None, None]
+        x = x - (shares * x).sum(dim=1, keepdim=True)
+        thinnest = torch.linalg.eigvalsh((shares * x).transpose(1, 2) @ x)[:, 0]
+        return (self.spacing > _CLOSEST * self.size) & (thinnest > _FLAT**2)
 
     def _extreme_point(self, sign: int) -> Tensor:
         values = torch.where(self.mask[..., None], sign * self.points, torch.full_like(self.points, -torch.inf))

@@ -267,10 +267,14 @@ def test_what_a_run_took_is_read_from_what_it_left(tmp_path):
     plain = {"n_samples": 8, "generation": {"network_evaluations": 50}}
     (tmp_path / "metrics.json").write_text(json.dumps(plain))
     assert stated(tmp_path) == {"evaluations": 400.0, "reward_calls": 0.0, "labels": 0.0}
-    # Steered sampling costs more than the steps say, so it must speak for itself.
-    assert math.isnan(stated(tmp_path, guided=True)["evaluations"])
-    (tmp_path / "metrics.json").write_text(json.dumps({**plain, "cost": {"evaluations": 1600, "reward_calls": 32}}))
-    assert stated(tmp_path, guided=True)["evaluations"] == 1600.0
+    # Steered sampling states what a sample took; what it learnt from is not known.
+    steered = {"network_evaluations": 200, "reward_calls": 4, "guidance": ["smc particles=4"]}
+    (tmp_path / "metrics.json").write_text(json.dumps({**plain, "generation": steered}))
+    found = stated(tmp_path)
+    assert (found["evaluations"], found["reward_calls"]) == (1600.0, 32.0)
+    assert math.isnan(found["labels"])
+    (tmp_path / "metrics.json").write_text(json.dumps({**plain, "cost": {"evaluations": 7, "labels": 9}}))
+    assert stated(tmp_path) == {"evaluations": 7.0, "reward_calls": 0.0, "labels": 9.0}
     (tmp_path / "model").mkdir()
     (tmp_path / "metrics.json").unlink()
     training = {"samples_seen": 5, "network_evaluations": 300, "reward_calls": 10}

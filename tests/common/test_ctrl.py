@@ -12,13 +12,13 @@ from contracts.worlds import SCHEDULE, noise_source
 from torch import nn
 
 from common.algorithms import Backprop, Ctrl, PolicyGradient
-from common.predictors.calibration import coverage_error, expected_calibration_error, softmax_temperature, std_scale
 from common.algorithms.ctrl import ControlReward, ControlTerm
 from common.algorithms.rollout import rollout_sampler
 from common.diffusion import X0, Denoiser, Euclidean, Process, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.diffusion.embedding import time_features
 from common.errors import InputError
+from common.predictors.calibration import coverage_error, expected_calibration_error, softmax_temperature, std_scale
 
 PROCESS = Process(SCHEDULE, Euclidean())
 LAW = GaussianLaw(PROCESS, torch.zeros(1, 2, dtype=torch.float64), 0.8)

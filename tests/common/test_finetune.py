@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,9 @@ def run(
     minibatch: int = 0, batch_size: int = 16, learning_rate: float = 1e-2, early_stop: bool = False,
     guards: tuple[Guard, ...] = (), rank: int = 2, resume: bool = False, **config: Any,
 ) -> tuple[Policies, FitResult, Check]:  # fmt: skip
-    pair = policies(base(), terms, rank=rank, active_from=0.3 if rank else 0.0)
-    algorithm = method.algorithm(PROCESS, 2, terms)
+    active_from = 0.3 if rank else 0.0
+    pair = policies(base(), terms, rank=rank, active_from=active_from)
+    algorithm = replace(method, active_from=active_from).algorithm(PROCESS, 2, terms)
     task = Toy()
     reward = None if terms else Near()
     seen = reward if reward is not None else algorithm.reward  # type: ignore[attr-defined]
@@ -120,6 +121,8 @@ METHODS = {
     "policy_gradient": Method("policy_gradient", 0.02, {"epochs": 2}, 6),
     "reward_weighted": Method("reward_weighted", 0.02, {"source": "policy"}, 6),
     "backprop": Method("backprop", 0.02, {}, 6),
+    # The last steps that move: those after them are the base's.
+    "backprop, last steps": Method("backprop", 0.02, {"truncation": "last", "kept": 2}, 6),
     "path_consistency": Method("path_consistency", 0.02, {}, 6),
     "detailed balance": Method("path_consistency", 0.02, {"balance": "detailed"}, 6),
     "adjoint_matching": Method("adjoint_matching", 0.02, {}, 6),

@@ -185,6 +185,8 @@ def test_rows_are_found_by_short_names_and_refused_with_a_reason(folder, tmp_pat
     assert (scorer.name, scorer.unit) == (f"predicted_mu_d({folder})", "D")
     with pytest.raises(InputError, match="knows no 'homo_ev'"):
         find_scorer("predicted_homo", str(folder))
+    with pytest.raises(InputError, match=r"no predictor of 'predicted_logS' ships; .*predicted_logS\(FOLDER\)"):
+        find_scorer("predicted_logS")
     with pytest.raises(InputError, match="no model 'runs/nowhere'"):
         find_scorer("predicted_gap", "runs/nowhere")
     with pytest.raises(InputError, match="expected a predictor"):

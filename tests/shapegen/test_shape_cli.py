@@ -8,6 +8,7 @@ import pytest
 import trimesh
 
 from shapegen.cli import main
+from shapegen.cli.train import shared_by_processes
 from shapegen.data.shapes import ShapeSet
 
 NETWORK = '{"name": "set_transformer", "width": 32, "point_width": 32, "n_latents": 4, "n_blocks": 1, "cond_width": 16}'
@@ -137,3 +138,21 @@ def test_doctor_and_models(capsys):
     assert found["missing"] == []
     assert main(["models", "--json"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), list)
+
+
+def test_the_training_set_is_made_once_for_all_processes(monkeypatch):
+    made = []
+
+    def load() -> ShapeSet:
+        made.append(True)
+        return ShapeSet(np.ones((2, 4, 3), np.float32), np.zeros(2, np.int64), ("cube",))
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with shared_by_processes(load, 2) as first:
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with shared_by_processes(load, 2) as second:
+            assert second.digest() == first.digest()
+        monkeypatch.delenv("LOCAL_RANK")
+    assert len(made) == 1
+    with shared_by_processes(load, 1):
+        assert len(made) == 2
