@@ -21,13 +21,12 @@ Known bias: the one that all mean-only kernels have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.algorithms.algorithm import regress, require_temperature, scalars, score_with_gradient
+from common.algorithms.algorithm import FromChains, regress, require_temperature, scalars, score_with_gradient
 from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, kernel_of, require_memoryless, rollout
 from common.cost import Cost
@@ -38,7 +37,7 @@ from common.rewards import Reward
 
 
 @dataclass(frozen=True)
-class AdjointMatching:
+class AdjointMatching(FromChains):
     """Adjoint matching with the lean adjoint.
 
     Attributes:
@@ -51,6 +50,8 @@ class AdjointMatching:
             divergence in nats. Where the base is chaotic, products of Jacobians grow without bound along a chain.
     """
 
+    needs_data = False
+    needs_gradient = True
     sampler: Sampler
     tau: float = 1.0
     visited: int = 0
@@ -66,26 +67,6 @@ class AdjointMatching:
                 f"got visited {self.visited}, max_adjoint {self.max_adjoint} and max_control {self.max_control}, "
                 f"expected 0 to {self.sampler.steps} (the sampler's steps), and both others above 0"
             )
-
-    @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return True
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self,

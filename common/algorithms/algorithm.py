@@ -105,6 +105,25 @@ class Algorithm(Protocol):
         ...
 
 
+class FromData:
+    """What all algorithms have in common whose experience is the data set: see `Algorithm`."""
+
+    sampler = None
+    needs_gradient = False
+    needs_data = True
+    epochs = 1
+    rows_together = 1
+    trained = ()
+
+
+class FromChains:
+    """What most algorithms have in common whose experience are their own chains: see `Algorithm`."""
+
+    needs_gradient = False
+    rows_together = 1
+    trained = ()
+
+
 @dataclass(frozen=True)
 class Scored:
     """Rewards of B samples, ready for use.

@@ -18,14 +18,13 @@ Known biases: truncation leaves early steps untrained (`last`), or weighs late s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from common.algorithms.algorithm import scalars, score_with_gradient
+from common.algorithms.algorithm import FromChains, scalars, score_with_gradient
 from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel_of, require_density, rollout, step_times
 from common.cost import Cost
@@ -39,7 +38,7 @@ TRUNCATIONS = ("none", "last", "random", "growing")
 
 
 @dataclass(frozen=True)
-class Backprop:
+class Backprop(FromChains):
     """Direct back-propagation of the reward.
 
     Attributes:
@@ -52,6 +51,8 @@ class Backprop:
         checkpointed: recompute each step in the backward pass instead of keeping its activations.
     """
 
+    needs_data = False
+    needs_gradient = True
     sampler: Sampler
     tau: float = 1.0
     truncation: str = "none"
@@ -71,29 +72,9 @@ class Backprop:
             raise InputError(f"got tau {self.tau} and kept {self.kept}, expected at least 0 and 1 to {active} steps")
 
     @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return True
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
     def epochs(self) -> int:
         """See `Algorithm`: once, for the reward's gradient is that at the collected samples."""
         return 1
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self,

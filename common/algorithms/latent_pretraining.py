@@ -7,14 +7,13 @@ The denoiser's network holds the encoder q and the prior p, and learns them with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.algorithm import Policy
+from common.algorithms.algorithm import FromData, Policy
 from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
 from common.algorithms.pretraining import Pretraining
@@ -40,7 +39,7 @@ class LatentNetwork(Protocol):
 
 
 @dataclass(frozen=True)
-class LatentPretraining:
+class LatentPretraining(FromData):
     """`Pretraining` in which each sample has a latent of its own, and latents have a price.
 
     Attributes:
@@ -48,36 +47,6 @@ class LatentPretraining:
     """
 
     likelihood: Likelihood = field(default_factory=Likelihood)
-
-    @property
-    def sampler(self) -> None:
-        """See `Algorithm`: none."""
-        return
-
-    @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return True
-
-    @property
-    def epochs(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing; encoder and prior are parts of the denoiser."""
-        return ()
 
     def collect(
         self,

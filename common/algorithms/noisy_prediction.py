@@ -12,13 +12,13 @@ Known bias: the gradient of a good predictor need not be good; it is best where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.algorithms.algorithm import scalars
+from common.algorithms.algorithm import FromData, scalars
 from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
 from common.diffusion import Process, State
@@ -31,7 +31,7 @@ NoisyPredictor = Callable[[State, Tensor], Predicted]
 
 
 @dataclass(frozen=True)
-class NoisyPrediction:
+class NoisyPrediction(FromData):
     """An `Algorithm` whose policy is a predictor: (state_t, t) -> what `Control.log_prob` takes.
 
     Attributes:
@@ -43,26 +43,6 @@ class NoisyPrediction:
     control: Control
     process: Process
     likelihood: Likelihood = field(default_factory=Likelihood)
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return True
-
-    @property
-    def epochs(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing beside the predictor."""
-        return ()
 
     def collect(
         self,

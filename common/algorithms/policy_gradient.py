@@ -18,13 +18,12 @@ them by their std would change the temperature to tau times that std.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.algorithms.algorithm import scalars, score
+from common.algorithms.algorithm import FromChains, scalars, score
 from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, path_kl, require_density, rollout
 from common.cost import Cost
@@ -35,7 +34,7 @@ from common.rewards import Reward
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(FromChains):
     """DDPO, DPOK and their group-normalised forms.
 
     Attributes:
@@ -49,6 +48,7 @@ class PolicyGradient:
         epochs: see `Algorithm`.
     """
 
+    needs_data = False
     sampler: Sampler
     tau: float = 1.0
     clip: float = 0.2
@@ -64,26 +64,6 @@ class PolicyGradient:
                 f"got tau {self.tau}, clip {self.clip} and group_size {self.group_size}; "
                 "expected at least 0, above 0, and 0 or at least 2"
             )
-
-    @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self,

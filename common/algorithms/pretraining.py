@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.algorithms.algorithm import Policy
+from common.algorithms.algorithm import FromData, Policy
 from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
 from common.diffusion import DenoiserFunction, State
@@ -17,7 +16,7 @@ from common.rewards import Reward
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(FromData):
     """The denoising loss of data; it asks neither reference nor reward.
 
     Attributes:
@@ -25,36 +24,6 @@ class Pretraining:
     """
 
     likelihood: Likelihood = field(default_factory=Likelihood)
-
-    @property
-    def sampler(self) -> None:
-        """See `Algorithm`: none."""
-        return
-
-    @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return True
-
-    @property
-    def epochs(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self,

@@ -22,13 +22,12 @@ degrees of freedom and steps together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.algorithms.algorithm import Policy, Scored, regress, require_temperature, scalars, score
+from common.algorithms.algorithm import FromChains, Policy, Scored, regress, require_temperature, scalars, score
 from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
 from common.algorithms.rollout import kernel, kernel_of, require_density, rollout
@@ -43,7 +42,7 @@ SOURCES = ("data", "reference", "policy")
 
 
 @dataclass(frozen=True)
-class RewardWeighted:
+class RewardWeighted(FromChains):
     """The denoising loss under weights softmax(r / tau).
 
     Attributes:
@@ -74,24 +73,9 @@ class RewardWeighted:
             require_density(self.sampler)
 
     @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return self.source == "data"
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self,

@@ -26,13 +26,12 @@ divergence to hold it: it contracts to the best rewards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.algorithms.algorithm import regress, require_temperature, scalars, score
+from common.algorithms.algorithm import FromChains, regress, require_temperature, scalars, score
 from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, kernel_of, noise_scale, require_density, rollout, step_times
 from common.cost import Cost, Counted
@@ -92,7 +91,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Rgdm:
+class Rgdm(FromChains):
     """Reward-guided training by pay-off samples.
 
     Attributes:
@@ -134,24 +133,9 @@ class Rgdm:
             )
 
     @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return self.proposal == "posterior"
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self,

@@ -2,8 +2,8 @@
 
 Seconds and memory are measured around each command. The rest is read from what the commands leave in their run
 directories: `generation` in `metrics.json` (for one sample), `training` in `model/model.json` (`network_evaluations` or
-`samples_seen`, `reward_calls`, `labels`), and `cost` in `metrics.json`, which wins (the fields of `common.cost.Cost`, and
-`labels`, the labelled samples that were learnt from). What a command does not state is unknown (NaN), never 0.
+`samples_seen`, `reward_calls`, `labels`), and `cost` in `metrics.json`, which wins (the fields of `common.cost.Cost`,
+and `labels`, the labelled samples that were learnt from). What a command does not state is unknown (NaN), never 0.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ def publish(run: Path, predictor: ModelPredictor, target: Path, purpose: str, li
     Args:
         run: its folder.
         predictor: what it made.
-        target: the folder to write; one that is there is replaced. Its name becomes the predictor's.
+        target: the folder to write; its files are replaced one by one. Its name becomes the predictor's.
         purpose: one sentence: what of.
         limits: lines of Markdown: what it cannot do.
 
@@ -30,8 +29,6 @@ def publish(run: Path, predictor: ModelPredictor, target: Path, purpose: str, li
     """
     record = RunDirectory(run).read_json("run.json")
     predictor.description = {**predictor.description, "name": target.name, "licence": "MIT"}
-    if target.exists():
-        shutil.rmtree(target)
     # Parameters bear half precision; what was computed beside them (buffers) does not always.
     halved = {name for name, _ in predictor.network.named_parameters()}
     predictor.save(target, lambda name, value: value.to(torch.float16) if name in halved else value)

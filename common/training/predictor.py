@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from common.algorithms.algorithm import FromData
 from common.algorithms.experience import Experience
 from common.diffusion import State
 from common.diffusion.sampler import NoiseSource
@@ -27,7 +28,7 @@ VALUES, CLASS_INDEX = "values", "class_index"
 
 
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(FromData):
     """Learning from labels as an `Algorithm` whose experience is the data set: Gaussian likelihood of the properties,
     cross-entropy of the class, for states with a little noise on them.
 
@@ -42,36 +43,6 @@ class Supervised:
 
     noise: tuple[float, ...]
     beta: float = 0.5
-
-    @property
-    def sampler(self) -> None:
-        """See `Algorithm`: none."""
-        return
-
-    @property
-    def needs_gradient(self) -> bool:
-        """See `Algorithm`."""
-        return False
-
-    @property
-    def needs_data(self) -> bool:
-        """See `Algorithm`."""
-        return True
-
-    @property
-    def epochs(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def rows_together(self) -> int:
-        """See `Algorithm`."""
-        return 1
-
-    @property
-    def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing."""
-        return ()
 
     def collect(
         self, policy: Any, reference: Any, reward: Any, batch: State, noise: NoiseSource, generator: torch.Generator

@@ -5,13 +5,15 @@ A reward that is maximised finds the predictor's mistakes: judge by another one,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from common.diffusion import State
-from common.predictors import find_output, read_predictor
+from common.predictors import PropertyFunction, find_output, read_predictor
 from common.rewards import Measured
 from molgen.data.codec import MoleculeCodec
 from molgen.predictors import DEFAULT, PREDICTORS, load_predictor
@@ -39,6 +41,7 @@ class PredictedProperty:
     source: Path
     column: str
     differentiable: bool = True
+    _loaded: dict[tuple[torch.device, torch.dtype], PropertyFunction] = field(default_factory=dict, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,10 +50,12 @@ class PredictedProperty:
 
     def __call__(self, state: State) -> Measured:
         """See `common.rewards.Measure`."""
-        # Loaded once for each device and precision.
-        predictor = load_predictor(self.source, self.codec, state.x.device, state.x.dtype)
-        index = predictor.for_property(self.column).index
-        return Measured({self.name: predictor(state).mean[:, index]})
+        # Loaded once for each device and precision: a file that changes must not change a reward that is in use.
+        place = state.x.device, state.x.dtype
+        if place not in self._loaded:
+            self._loaded[place] = load_predictor(self.source, self.codec, *place).for_property(self.column)
+        function = self._loaded[place]
+        return Measured({self.name: function.predictor(state).mean[:, function.index]})
 
 
 def shipped(name: str, codec: MoleculeCodec) -> PredictedProperty:

@@ -69,8 +69,11 @@ class Cloud:
         real = torch.where(mask[..., None], points.detach(), torch.zeros_like(points))
         usable = (mask.sum(dim=1) >= MIN_POINTS) & torch.isfinite(real).all(dim=2).all(dim=1)
         with torch.no_grad():
-            usable &= cls._with_stand_ins(points.detach(), mask, usable, file_unit)._sound
-        return cls._with_stand_ins(points, mask, usable, file_unit)
+            first = cls._with_stand_ins(points.detach(), mask, usable, file_unit)
+            sound = usable & first._sound
+        if torch.equal(sound, usable) and not (torch.is_grad_enabled() and points.requires_grad):
+            return first
+        return cls._with_stand_ins(points, mask, sound, file_unit)
 
     @classmethod
     def _with_stand_ins(cls, points: Tensor, mask: Tensor, usable: Tensor, file_unit: float) -> Cloud:

@@ -56,10 +56,9 @@ class Solid:
         """Fit the field of each cloud."""
         sources = min(cloud.points.shape[1], MAX_SOURCES)
         step = max(1, _ELEMENTS // (sources * max(sources, _SAMPLES)))
-        fields = tuple(
-            _Field.fit(_thinned(cloud, slice(start, start + step), sources))
-            for start in range(0, len(cloud.points), step)
-        )
+        whole = sources == cloud.points.shape[1] and step >= len(cloud.points)
+        parts = [slice(start, start + step) for start in range(0, len(cloud.points), step)]
+        fields = tuple(_Field.fit(cloud if whole else _thinned(cloud, part, sources)) for part in parts)
         samples = torch.cat([field.origin + field.samples * field.width for field in fields])
         cell = torch.cat([field.cell * field.width[:, 0, 0] ** 3 for field in fields])
         return cls(samples, cell, fields)

@@ -159,7 +159,7 @@ def test_closeness_to_a_file(tmp_path):
     whole = points_on(box(), 600)
     path = tmp_path / "partial.npy"
     np.save(path, whole[whole[:, 2] > 0.1] * 1000)
-    far = Given(whole + [0.5, 0, 0])
+    far = Given(whole + np.array([0.5, 0, 0]))
     names = (f"closeness({path})", f"distance({path})")
     table = score([Given(whole), Given(points_on(box(), 600, 1)), far], *names, unit="mm")
     close, distance = table.values[f"closeness({path})"], table.values[f"distance_m({path})"]
@@ -175,9 +175,8 @@ def test_closeness_to_a_file(tmp_path):
 def test_a_shape_without_a_unit_has_ratios_and_no_metres():
     table = score([Given(points_on(box(), 256))], "aspect_ratio", unit="unitless")
     assert table.values["aspect_ratio"][0] == pytest.approx(2, rel=0.03)
-    with pytest.raises(
-        InputError, match="volume_m3 is in m\\^3, but the shapes have no unit of length; say .* --unit mm"
-    ):
+    message = r"volume_m3 is in m\^3, but the shapes have no unit of length; say .* --unit mm"
+    with pytest.raises(InputError, match=message):
         score([Given(points_on(box(), 256))], "volume", unit="unitless")
 
 

@@ -1,4 +1,4 @@
-"""A user's own reward of shapes, also where it crashes, hangs and answers nonsense: scoring completes, counts are right."""
+"""A user's own reward of shapes, also where it crashes, hangs and answers nonsense: scoring completes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_function_of_tensors_gets_batches_of_clouds_of_one_size(tmp_path):
     with ShapeScorer([scorer], workers=1) as engine:
         values = engine.score([Given(cloud) for cloud in clouds]).values[scorer.name]
     expected = [np.float32(cloud[:, 2].max()) for cloud in clouds]
-    np.testing.assert_allclose(values, np.array(expected) + [200, 100, 200, 100], rtol=1e-6)
+    np.testing.assert_allclose(values, np.array(expected) + np.array([200, 100, 200, 100]), rtol=1e-6)
 
 
 def test_what_a_function_takes_must_be_known(tmp_path):
