@@ -68,8 +68,8 @@ TASKS: dict[str, Task] = {
         Task(
             "property",
             "Molecules with a wanted property. A hit is valid (bonds perceived by RDKit, sanitised, one piece) and "
-            "within the tolerance of every target by GFN2-xTB on the geometry as generated. All samples count; what xTB "
-            "cannot compute hits nothing.",
+            "within the tolerance of every target by GFN2-xTB on the geometry as generated. All samples count; what "
+            "xTB cannot compute hits nothing.",
             _property_columns, needs_target=True, quality="validity_x_uniqueness", check_target=_check_target,
         ),
         Task(
