@@ -62,7 +62,7 @@ def test_a_control_is_asked_for_by_generate_beside_the_class(base, tmp_path, cap
     assert main(["generate", str(run), "--target", "class=vase", "--target", "height_m=0.2", *out]) == 0
     capsys.readouterr()
     assert main(["generate", str(run), "--target", "width_m=0.2", *out, "--overwrite"]) == 2
-    assert "its control inputs are height_m" in error_line(capsys)
+    assert "its control inputs are class, height_m" in error_line(capsys)
 
 
 @pytest.mark.parametrize(

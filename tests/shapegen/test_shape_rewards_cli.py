@@ -113,7 +113,7 @@ def test_bad_input_is_one_line_with_the_remedy(folder, capsys, arguments, code, 
 def test_files_with_and_without_a_unit_are_not_mixed(folder, capsys):
     files = [str(folder / name) for name in ("samples.npz", "cloud.npy")]
     assert main(["score", *files, "--reward", "fill"]) == 2
-    assert "1 of 3 shapes have no unit; say which they are in: --unit mm (or m, cm)" in capsys.readouterr().err
+    assert "1 of 3 shapes have no unit, the others have; say it: --unit mm (or m, cm)" in capsys.readouterr().err
 
 
 def test_where_nothing_could_be_scored_the_exit_code_says_so(folder, capsys):

@@ -63,7 +63,7 @@ def test_a_reward_with_a_mesh_has_no_gradient_and_a_filter_leaves_it(state):
 def test_metres_are_metres_whatever_the_unit_of_the_model(state):
     in_metres = measure_of("volume", METRIC)(state).values["volume_m3"]
     in_centimetres = measure_of("volume", CENTIMETRES)(state).values["volume_m3"]
-    torch.testing.assert_close(in_metres, in_centimetres, equal_nan=True, rtol=1e-4, atol=0)
+    torch.testing.assert_close(in_metres, in_centimetres, equal_nan=True, rtol=1e-2, atol=0)
     measure = measure_of("mesh_volume", CENTIMETRES, workers=1)
     found = measure(state.index(torch.tensor([0]))).values["mesh_volume_m3"]
     measure.close()
