@@ -16,9 +16,10 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,evaluation]'
 	@touch $@
 
-# Molecules from the embedded weights, on the CPU, without any download but the packages.
+# Molecules and shapes from the embedded weights, on the CPU, without any download but the packages.
 demo: $(SETUP)
 	$(BIN)/molgen generate gdb7-xtb --num-samples 64 --seed 0 --device cpu --output-dir runs/demo --overwrite
+	$(BIN)/shapegen generate procedural --num-samples 16 --points 1024 --seed 0 --device cpu --output-dir runs/demo-shapes --overwrite
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'

@@ -22,7 +22,7 @@ from shapegen.rewards.cloud import Cloud
 
 # Chosen on the procedural families with and without noise: a narrower kernel than that of `reconstruct`, which has to
 # be smooth, and next to no smoothing.
-_WIDTH_SPACINGS = 0.75
+_WIDTH_SPACINGS = 0.5
 _SMOOTHING = 1.05
 # Of the step from outside to inside, in units of the winding number.
 _SOFTNESS = 0.05
@@ -94,7 +94,7 @@ class _Field:
         moments, at_points = _solve(x, weights)
         # Smoothing pulls the values at the points below 1/2; see `shapegen.geometry.winding`.
         mean = (at_points * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
-        room = 0.5
+        room = 1.0
         low = (cloud.low[:, None] - cloud.centre) / width - room
         size = (cloud.extents[:, None] / width + 2 * room).clamp(min=2 * room)
         samples = low + _sobol(x.device, x.dtype) * size

@@ -61,7 +61,7 @@ def test_a_box_has_the_values_that_a_ruler_gives():
 # of all families is in docs/results.md.
 _ERRORS = {
     "width_m": 0.04, "depth_m": 0.04, "height_m": 0.05, "aspect_ratio": 0.05, "footprint_ratio": 0.06,
-    "volume_m3": 0.05, "fill": 0.08, "area_m2": 0.25, "centre_height_m": 0.08, "elongation": 0.06, "flatness": 0.06,
+    "volume_m3": 0.08, "fill": 0.1, "area_m2": 0.25, "centre_height_m": 0.08, "elongation": 0.06, "flatness": 0.06,
     "inertia_small_m5": 0.08, "inertia_middle_m5": 0.15, "inertia_large_m5": 0.15,
 }  # fmt: skip
 _ABSOLUTE = {"symmetry_error": 0.01, "stability_margin_m": 0.008, "tip_angle_deg": 5.0}
