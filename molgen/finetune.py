@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
@@ -16,6 +15,7 @@ from common.diffusion import Sampler, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.errors import InputError
 from common.rewards import RewardResult, ScoreCache
+from common.training.labels import labelled_indices
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
@@ -41,6 +41,7 @@ class MoleculeTask:
         model: what training starts from.
         data: data set of the controls' values and of methods that train on data; None for the model's own.
         data_folder: where named data sets are.
+        labels: how many labelled molecules controls may use; 0 for all.
         predictor: of the controls: shipped, by name, or a folder.
         aggregate, floor, workers, time_limit_s: see `MoleculeReward`.
 
@@ -55,6 +56,7 @@ class MoleculeTask:
         *,
         data: str | None = None,
         data_folder: str = "data",
+        labels: int = 0,
         predictor: str = DEFAULT,
         aggregate: str = "weighted_sum",
         floor: float | None = None,
@@ -63,7 +65,7 @@ class MoleculeTask:
     ) -> None:
         self.model = model
         self._data_name, self._data_folder = data or model.description.get("data"), data_folder
-        self._predictor = predictor
+        self._labels, self._predictor = labels, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s = workers, time_limit_s
         self._data: MoleculeSet | None = None
@@ -88,14 +90,16 @@ class MoleculeTask:
         """Atom counts as in the training data."""
         return Prompt(self.model.size_law.draw(seed, start, count))
 
-    def data(self, batch_size: int, seed: int) -> BatchSource:
+    def data(self, batch_size: int, seed: int, labels: Sequence[str] = ()) -> BatchSource:
         """The training data of the base, or `--data`."""
-        molecules = self._training_data()
+        molecules = self._labelled(labels) if labels else self._training_data()
+        condition = {name: molecules.properties[name] for name in labels}
 
         def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
             return MoleculeBatches(
-                molecules, self.model.codec, batch_size, seed=seed, rank=rank, world_size=world_size, start=start
-            )
+                molecules, self.model.codec, batch_size, seed=seed, rank=rank, world_size=world_size, start=start,
+                condition=condition,
+            )  # fmt: skip
 
         return batches
 
@@ -134,11 +138,7 @@ class MoleculeTask:
 
     def _term(self, request: ControlRequest) -> ControlTerm:
         scorer = find_scorer(request.name, None)
-        values = self._training_data().properties.get(scorer.name)
-        if values is None:
-            known = ", ".join(self._training_data().properties) or "none"
-            raise InputError(f"the data have no column '{scorer.name}' to draw values from; columns: {known}")
-        outcomes = torch.from_numpy(values[np.isfinite(values)]).float()
+        outcomes = torch.from_numpy(self._labelled([scorer.name]).properties[scorer.name]).float()
         control = Control(scorer.name, mean=float(outcomes.mean()), std=float(outcomes.std()))
         if request.std is not None:
             predictor = MeasuredPredictor(self._measure([scorer.name]), scorer.name, request.std)
@@ -170,6 +170,11 @@ class MoleculeTask:
         """End the workers."""
         for scorer in self._scorers:
             scorer.close()
+
+    def _labelled(self, names: Sequence[str]) -> MoleculeSet:
+        """The molecules whose values of all these columns are known, as many as may be used."""
+        molecules = self._training_data()
+        return molecules.select(labelled_indices(molecules.properties, names, self._labels))
 
     def _training_data(self) -> MoleculeSet:
         if self._data is None:

@@ -134,11 +134,10 @@ def train_predictor(
     standard = ((labels["train"].values - centre) / scale).astype(np.float32)
 
     def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
-        source = MoleculeBatches(
+        return MoleculeBatches(
             parts["train"], codec, batch_size, seed=fit_config.seed, rank=rank, world_size=world_size, start=start,
-            context=standard,
+            condition={VALUES: standard},
         )  # fmt: skip
-        return (state.replace(condition={VALUES: state.condition["context"]}) for state in source)
 
     return common_training.train_predictor(
         predictor,

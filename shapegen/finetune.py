@@ -16,6 +16,7 @@ from common.diffusion import Sampler, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.errors import InputError
 from common.rewards import RewardResult
+from common.training.labels import labelled_indices
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
@@ -41,6 +42,7 @@ class ShapeTask:
         class_name: the class of all shapes; None draws it as in the training data.
         data: data set of the controls' values and of methods that train on data; None for the model's own.
         data_folder: where named data sets are.
+        labels: how many labelled shapes controls may use; 0 for all.
         count_per_class: shapes of each class that are made of a procedural set.
         predictor: folder of the controls' predictor; None where scorers are asked.
         aggregate, floor, workers, time_limit_s: see `ShapeReward`.
@@ -59,6 +61,7 @@ class ShapeTask:
         class_name: str | None = None,
         data: str | None = None,
         data_folder: str = "data",
+        labels: int = 0,
         count_per_class: int = 50,
         predictor: str | None = None,
         aggregate: str = "weighted_sum",
@@ -73,6 +76,7 @@ class ShapeTask:
         self._count_per_class, self._predictor = count_per_class, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._seed = workers, time_limit_s, seed
+        self._labels = labels
         self._data: ShapeSet | None = None
         self._measures: list[Any] = []
         # An unknown class is found here, before any work.
@@ -98,11 +102,13 @@ class ShapeTask:
         index = self.model.classes(self._class_name, seed, start, count)
         return Prompt(np.full(count, self._points), self.model.condition(index, seed, start))
 
-    def data(self, batch_size: int, seed: int) -> BatchSource:
+    def data(self, batch_size: int, seed: int, labels: Sequence[str] = ()) -> BatchSource:
         """The training data of the base, or `--data`."""
-        shapes = self._training_data()
+        shapes = self._labelled(labels) if labels else self._training_data()
         n_classes = len(self.model.class_law)
-        condition = {"context": one_hot(shapes.class_index, n_classes).numpy()} if n_classes else {}
+        condition = {name: shapes.properties[name].astype(np.float32) for name in labels}
+        if n_classes:
+            condition["context"] = one_hot(shapes.class_index, n_classes).numpy()
 
         def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
             return ShapeBatches(
@@ -153,12 +159,7 @@ class ShapeTask:
 
     def _term(self, request: ControlRequest) -> ControlTerm:
         scorer = find_scorer(request.name, None)
-        properties = self._training_data().properties
-        if scorer.name not in properties:
-            known = ", ".join(properties) or "none"
-            raise InputError(f"the data have no column '{scorer.name}' to draw values from; columns: {known}")
-        values = properties[scorer.name]
-        outcomes = torch.from_numpy(values[np.isfinite(values)]).float()
+        outcomes = torch.from_numpy(self._labelled([scorer.name]).properties[scorer.name]).float()
         control = Control(scorer.name, mean=float(outcomes.mean()), std=float(outcomes.std()))
         if request.std is not None:
             predictor = MeasuredPredictor(self._measure(scorer.name), scorer.name, request.std)
@@ -192,6 +193,11 @@ class ShapeTask:
         """End the workers."""
         for measure in self._measures:
             getattr(measure, "close", lambda: None)()
+
+    def _labelled(self, names: Sequence[str]) -> ShapeSet:
+        """The shapes whose values of all these columns are known, as many as may be used."""
+        shapes = self._training_data()
+        return shapes.select(labelled_indices(shapes.properties, names, self._labels))
 
     def _training_data(self) -> ShapeSet:
         if self._data is None:

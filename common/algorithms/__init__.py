@@ -5,6 +5,7 @@ from collections.abc import Callable
 from common.algorithms.adjoint_matching import AdjointMatching
 from common.algorithms.algorithm import Algorithm
 from common.algorithms.backprop import Backprop
+from common.algorithms.conditional import Conditional
 from common.algorithms.ctrl import Ctrl
 from common.algorithms.experience import Experience
 from common.algorithms.path_consistency import PathConsistency
@@ -14,7 +15,8 @@ from common.algorithms.reward_weighted import RewardWeighted
 from common.algorithms.rgdm import Rgdm
 from common.cost import Cost
 
-# What `finetune --method` names; each takes a `sampler` (see `rollout_sampler`) and its settings. `Ctrl` takes terms.
+# What `finetune --method` names; each takes a `sampler` (see `rollout_sampler`) and its settings. `Ctrl` and
+# `Conditional` take terms.
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "rgdm": Rgdm,
     "policy_gradient": PolicyGradient,
@@ -29,6 +31,7 @@ __all__ = [
     "AdjointMatching",
     "Algorithm",
     "Backprop",
+    "Conditional",
     "Cost",
     "Ctrl",
     "Experience",

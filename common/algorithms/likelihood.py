@@ -27,15 +27,19 @@ class Likelihood:
         focus: (share, location, scale): this share of the times comes from the logit-normal law
             sigmoid(location + scale z), z ~ N(0, 1) (arXiv 2403.03206, section 3.1), the rest from [0, 1] evenly;
             None for evenly throughout. It puts the effort where the data's structure is decided.
+        earliest: all times are moved from [0, 1] to [earliest, 1]: where a policy acts, see `ControlledDenoiser`.
     """
 
     timesteps: int | None = None
     max_weight: float | None = None
     focus: tuple[float, float, float] | None = None
+    earliest: float = 0.0
 
     def __post_init__(self) -> None:
         if self.focus is not None and not (0 <= self.focus[0] <= 1 and self.focus[2] > 0):
             raise InputError(f"got focus {self.focus}, expected (share in [0, 1], location, scale above 0)")
+        if not 0 <= self.earliest < 1:
+            raise InputError(f"got earliest {self.earliest}, expected a time from 0 to below 1")
 
     def loss(self, denoiser: Policy, batch: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss and the mean of each of its parts, for clean states.
@@ -61,6 +65,7 @@ class Likelihood:
     def _draws(self, batch: State, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times (B,) and standard Gaussian noise (B, N, D)."""
         t = self._focused(_stratified(len(batch), generator), generator).to(batch.x.device)
+        t = self.earliest + (1 - self.earliest) * t
         if self.timesteps is not None:
             t = (t * (self.timesteps + 1)).floor().clamp(max=self.timesteps) / self.timesteps
         return t, torch.randn(batch.x.shape, generator=generator).to(batch.x.device)

@@ -32,8 +32,10 @@ class FinetuneOptions(LongRunOptions):
     """Options of `finetune` in both domains."""
 
     base: str = argument("what to start from: name of a shipped model, a model folder, or a run directory")
-    method: str = option("rgdm", "rgdm, ctrl, policy_gradient, reward_weighted, backprop, path_consistency or "
-                                 "adjoint_matching")  # fmt: skip
+    method: str = option(
+        "rgdm", "rgdm, ctrl, policy_gradient, reward_weighted, backprop, path_consistency, adjoint_matching; or "
+        "likelihood: --control learned from labelled data alone, the conditional baseline"
+    )  # fmt: skip
     target: list[str] = option(
         [], "what samples shall be, may be repeated: 'gap=4.5±0.2', 'maximise qed', my_score.py:score"
     )
@@ -54,6 +56,7 @@ class FinetuneOptions(LongRunOptions):
     predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor (default: shipped)")
     data: str | None = option(None, "data set of the controls' values, and of methods that train on data (default: "
                                     "that of the base)")  # fmt: skip
+    labels: int = option(0, "labelled samples that --control may use; 0 for all of the training part")
     steps: int = option(100, "batches of chains of the whole run")
     batch_size: int = option(64, "chains a process and step")
     minibatch: int = option(256, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all")
@@ -141,6 +144,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         domain: the domain's side, its networks on `device`.
         device: of the run.
     """
+    from common.algorithms.rollout import rollout_sampler
     from common.training.finetune import Method, finetune, policies, reward_of
     from common.training.module import Pieces
     from common.training.task import Check, prompts
@@ -154,6 +158,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         active_from,
     )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
+    labels = [term.control.name for term in terms] if options.method == "likelihood" else []
     pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
     algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
     optimiser = options.optimiser_config()
@@ -167,14 +172,15 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
             _reward(domain, options.judge or domain.default_judge(options.target), directory / "judge.sqlite") as judge,
         ):
             check = Check(
-                task, reward_of(algorithm, reward), pair.reference, algorithm.sampler, terms,
+                task, reward_of(algorithm, reward), pair.reference,
+                rollout_sampler(pair.policy.process, options.rollout_steps, options.exponent), terms,
                 judge=domain.control_judge(terms) if terms and judge is None else judge,
                 count=options.measure_samples, seed=options.seed + 1_000_003, device=device,
             )  # fmt: skip
             guards = [Guard("valid", 0.02), *([Guard("judge")] if check.judge is not None else []), *task.guards]
             result = finetune(
                 pair, algorithm, reward,
-                task.data(options.batch_size, options.seed) if algorithm.needs_data
+                task.data(options.batch_size, options.seed, labels) if algorithm.needs_data
                 else prompts(task, options.batch_size, options.seed),
                 directory,
                 optimiser=optimiser, fit_config=config, pieces=Pieces(options.minibatch, options.chunk),
@@ -185,7 +191,9 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
                 "steps": result.steps,
                 "samples_seen": result.samples_seen,
                 "reward_calls": result.cost.reward_calls,
-                "network_evaluations": result.cost.evaluations,
+                # Training on data collects nothing: each sample is evaluated once.
+                "network_evaluations": result.cost.evaluations or result.samples_seen,
+                **({"labels": max(len(term.outcomes) for term in terms)} if terms else {}),
                 "seconds": round(result.seconds, 1),
                 "finished": result.finished,
                 "stopped_early": result.stopped_early,

@@ -31,6 +31,7 @@ class PredictorOptions(CommonOptions):
     output_dir: str = option("", "run directory (default: runs/NAME)")
     name: str = option("", "name of the predictor (default: DATA-ARCHITECTURE)")
     half: str = option("all", "train on one half of the training part: a for judges, b for rewards; or all")
+    labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
     settings: dict = option({}, "hyper-parameters of the architecture")
     optimiser: dict = option(
         {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6},

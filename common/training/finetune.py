@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.algorithms import ALGORITHMS, Algorithm, Ctrl
+from common.algorithms import ALGORITHMS, Algorithm, Conditional, Ctrl
 from common.algorithms.algorithm import require_differentiable
 from common.algorithms.ctrl import ControlTerm
+from common.algorithms.likelihood import Likelihood
 from common.algorithms.path_consistency import ValueNetwork
 from common.algorithms.rollout import rollout_sampler
 from common.diffusion import Denoiser, Process
@@ -27,13 +28,17 @@ from common.training.module import BatchSource, Guide, Pieces
 from common.training.optimiser import OptimiserConfig
 from common.training.watch import Watch
 
+# Methods that are about control inputs, beside `ALGORITHMS`.
+_NEEDS_CONTROL = ("ctrl", "likelihood")
+
 
 @dataclass(frozen=True)
 class Method:
     """Which algorithm, and how its chains are drawn.
 
     Attributes:
-        name: a key of `ALGORITHMS`, or `ctrl`, which is `backprop` with control inputs.
+        name: a key of `ALGORITHMS`; `ctrl`, which is `backprop` with control inputs; or `likelihood`, which learns
+            them from labelled data.
         tau: temperature: weight of the divergence from the base against the reward.
         settings: of the algorithm.
         rollout_steps: network evaluations of a chain in training.
@@ -56,11 +61,14 @@ class Method:
         Raises:
             InputError: an unknown method or setting, or a method that does not fit.
         """
-        known = [*ALGORITHMS, "ctrl"]
+        known = [*ALGORITHMS, *_NEEDS_CONTROL]
         if self.name not in known:
             raise InputError(f"got method '{self.name}'{nearest(self.name, known)}; expected one of {', '.join(known)}")
-        if self.name == "ctrl" and not terms:
-            raise InputError("method 'ctrl' adds control inputs; say which with --control NAME")
+        if self.name in _NEEDS_CONTROL and not terms:
+            raise InputError(f"method '{self.name}' adds control inputs; say which with --control NAME")
+        if self.name == "likelihood":
+            likelihood = build(Likelihood, {"earliest": self.active_from, **self.settings}, "method 'likelihood'")
+            return Conditional(tuple(terms), likelihood, self.null_share)
         if self.rollout_steps < 2:
             raise InputError(f"got {self.rollout_steps} rollout steps, expected at least 2")
         name = "backprop" if self.name == "ctrl" else self.name
@@ -135,7 +143,7 @@ def reward_of(algorithm: Algorithm, reward: Reward | None) -> Reward:
     Raises:
         InputError: neither or both, or no gradient where the algorithm follows one.
     """
-    if isinstance(algorithm, Ctrl):
+    if isinstance(algorithm, Ctrl | Conditional):
         if reward is not None:
             raise InputError("a run with --control aims at the controls alone; leave --target out")
         reward = algorithm.reward

@@ -37,6 +37,7 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     """Train, calibrate, measure, write."""
     from common.named import build
     from common.predictors.evaluation import require_enough
+    from common.training.labels import labelled_indices
     from molgen.data.sources import load_data, split_data
     from molgen.train_predictor import NoiseConfig, labels_of, new_predictor, train_predictor, training_half
 
@@ -55,6 +56,9 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
         name: report.molecules.select(indices) for name, indices in split_data(options.data, report.molecules).items()
     }
     parts["train"] = training_half(parts["train"], options.half)
+    if options.labels:
+        found = labelled_indices(parts["train"].properties, list(parts["train"].properties), options.labels)
+        parts["train"] = parts["train"].select(found)
     require_enough(list(report.molecules.properties), {name: labels_of(part) for name, part in parts.items()})
     digest = parts["train"].digest()
     predictor = new_predictor(

@@ -7,7 +7,7 @@ each of several processes takes its own share without talking to the others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -31,7 +31,10 @@ class MoleculeBatches:
         seed: of the order.
         rank, world_size: this process takes batches rank, rank + world_size, ...
         start: step at which the stream begins (resume).
-        context: (M, C) float32 condition of each molecule, or None.
+        condition: name -> (M, ...) array whose rows go with the molecules, such as {"gap_ev": ...}.
+
+    Raises:
+        InputError: an empty set, or a condition of another length.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class MoleculeBatches:
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
-        context: np.ndarray | None = None,
+        condition: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         if len(molecules) == 0:
             raise InputError("got an empty training set, expected at least one molecule")
@@ -52,7 +55,10 @@ class MoleculeBatches:
         # Labels would only be copied along with each batch.
         self._molecules = codec.arrange(dataclasses.replace(molecules, properties={}, smiles=None))
         self._codec = codec
-        self._context = context
+        self._condition = {name: np.asarray(values) for name, values in (condition or {}).items()}
+        for name, values in self._condition.items():
+            if len(values) != len(molecules):
+                raise InputError(f"condition '{name}' has {len(values)} rows, expected {len(molecules)}")
         self._sizes = molecules.num_atoms
         self.batch_size = batch_size
         self.seed = seed
@@ -89,6 +95,6 @@ class MoleculeBatches:
     def _collate(self, indices: np.ndarray) -> State:
         """Padded only here, so that a data set takes no more memory than its flat arrays."""
         state = self._codec.encode(self._molecules.select(indices))
-        if self._context is None:
-            return state
-        return state.replace(condition={"context": torch.from_numpy(self._context[indices]).float()})
+        return state.replace(
+            condition={name: torch.from_numpy(values[indices]).float() for name, values in self._condition.items()}
+        )

@@ -39,6 +39,7 @@ class TrainPredictorOptions(PredictorOptions):
 def run(options: TrainPredictorOptions) -> dict[str, Any]:
     """Train, calibrate, measure, write."""
     from common.predictors.evaluation import require_enough
+    from common.training.labels import labelled_indices
     from shapegen.data.sources import load_data, split_data
     from shapegen.data.splits import split
     from shapegen.train_predictor import find_columns, labels_of, new_predictor, train_predictor
@@ -63,6 +64,9 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
         train = places["train"]
         halves = split(report.shapes.class_index[train], report.groups[train], _HALF_SEED, {"a": 0.5, "b": 0.5})
         places = {**places, "train": train[halves[options.half]]}
+    if options.labels:
+        labels = {name: values[places["train"]] for name, values in report.shapes.properties.items()}
+        places = {**places, "train": places["train"][labelled_indices(labels, columns, options.labels)]}
     parts = {name: report.shapes.select(indices) for name, indices in places.items()}
     require_enough(columns, {name: labels_of(part, columns, with_class) for name, part in parts.items()})
     digest = parts["train"].digest()

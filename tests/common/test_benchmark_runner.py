@@ -20,7 +20,10 @@ set -e
 out="$3"
 case "$2" in
   broken) echo "stub: error: got model 'broken', expected another" >&2; exit 2 ;;
-  slow) mkdir -p "$out"; trap 'echo saved > "$out/saved"; exit 1' INT; touch "$out/run.json"; sleep 60 & wait $! ;;
+  slow)
+    mkdir -p "$out"; trap 'echo saved > "$out/saved"; exit 1' INT; touch "$out/run.json"
+    # A shell that waits for one long command may miss a signal that comes just before.
+    for _ in $(seq 600); do sleep 0.1; done ;;
   twice)
     mkdir -p "$out"
     if [ "$4" != --resume ]; then touch "$out/run.json"; echo "stub: incomplete: half" >&2; exit 3; fi ;;

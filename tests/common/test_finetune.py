@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -80,11 +81,11 @@ class Toy:
     def prompt(self, seed: int, start: int, count: int) -> Prompt:
         return Prompt(np.full(count, 2))
 
-    def data(self, batch_size: int, seed: int):
+    def data(self, batch_size: int, seed: int, labels: Sequence[str] = ()):
         def source(start, rank, world_size):
             for step in count(start):
-                generator = torch.Generator().manual_seed(step)
-                yield State(torch.randn(batch_size, 2, 2, generator=generator), torch.ones(batch_size, 2).bool())
+                x = torch.randn(batch_size, 2, 2, generator=torch.Generator().manual_seed(step))
+                yield State(x, torch.ones(batch_size, 2).bool(), {name: x.mean(dim=(1, 2)) for name in labels})
 
         return source
 
@@ -106,7 +107,8 @@ def run(
     check = Check(task, seen, pair.reference, algorithm.sampler, terms, count=32, divergence_count=8)  # type: ignore[arg-type]
     result = finetune(
         pair, algorithm, reward,
-        task.data(batch_size, 0) if algorithm.needs_data else prompts(task, batch_size, 0),  # type: ignore[arg-type]
+        task.data(batch_size, 0, [term.control.name for term in terms]) if algorithm.needs_data
+        else prompts(task, batch_size, 0),  # type: ignore[arg-type]
         directory,
         optimiser=OptimiserConfig("adamw", learning_rate, warmup_steps=1, decay_fraction=0.3, weight_decay=0.0),
         fit_config=FitConfig(steps, precision="float32", device="cpu", ema_decay=0.5, log_every=1, **config),
@@ -199,7 +201,7 @@ def gap_term() -> ControlTerm:
     return ControlTerm(Control("middle", mean=0.0, std=0.5), predictor, torch.linspace(-0.6, 0.6, 50))
 
 
-@pytest.mark.parametrize("name", ["ctrl", "adjoint_matching"])
+@pytest.mark.parametrize("name", ["ctrl", "adjoint_matching", "likelihood"])
 def test_a_control_input_is_learnt_and_its_absence_is_the_base(tmp_path, name):
     term = gap_term()
     pair, result, check = run(tmp_path, Method(name, rollout_steps=6), 80, terms=(term,), batch_size=64)
@@ -250,6 +252,8 @@ def test_a_watch_needs_two_warnings_in_a_row_and_more_than_noise():
     [
         (Method("rgmd"), (), "did you mean 'rgdm'"),
         (Method("ctrl"), (), "--control NAME"),
+        (Method("likelihood"), (), "--control NAME"),
+        (Method("likelihood", null_share=1.0), (gap_term(),), "below 1"),
         (Method("rgdm", settings={"candidate": 4}), (), "did you mean 'candidates'"),
         (Method("rgdm", tau=0.0), (), "expected a number above 0"),
         (Method("rgdm", rollout_steps=1), (), "at least 2"),

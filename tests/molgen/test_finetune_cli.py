@@ -92,10 +92,25 @@ def test_a_control_input_is_asked_for_by_generate(tmp_path, capsys):
     assert "its control inputs are gap_ev" in error_line(capsys)
 
 
+def test_a_control_is_learnt_from_labels_alone(tmp_path):
+    run = tmp_path / "conditional"
+    control = ("--method", "likelihood", "--control", "gap", "--labels", "20", "--output-dir", str(run))
+    assert finetune(*control, "--optimiser", '{"name": "adamw", "learning_rate": 0.01}') == 0
+    description = json.loads((run / "model" / "model.json").read_text())
+    assert description["training"]["reward_calls"] == 0
+    assert description["training"]["labels"] == 20
+    model, base = load_pretrained(run), load_pretrained("gdb7-xtb")
+    np.testing.assert_array_equal(model.sample(3, seed=5).positions, base.sample(3, seed=5).positions)
+    asked = model.sample(3, seed=5, targets={"gap_ev": 4.0})
+    assert not np.allclose(asked.positions, base.sample(3, seed=5).positions)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "nothing to aim at"),
+        (("--method", "likelihood", "--target", "gap=4±1"), "--control NAME"),
+        (("--method", "likelihood", "--control", "gap", "--labels", "99999"), "expected 2 to 10171"),
         (("--target", "gap=4±0.1", "--control", "gap"), "does one of them"),
         (("--target", "gap=4.5±0.2", "--method", "rgmd"), "did you mean 'rgdm'"),
         (("--target", "gapp=4.5±0.2"), "did you mean"),
