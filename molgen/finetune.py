@@ -68,7 +68,7 @@ class MoleculeTask:
         self._labels, self._predictor = labels, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s = workers, time_limit_s
-        self._data: MoleculeSet | None = None
+        self._parts: dict[str, MoleculeSet] = {}
         self._scorers: list[MoleculeScorer] = []
 
     @property
@@ -90,9 +90,9 @@ class MoleculeTask:
         """Atom counts as in the training data."""
         return Prompt(self.model.size_law.draw(seed, start, count))
 
-    def data(self, batch_size: int, seed: int, labels: Sequence[str] = ()) -> BatchSource:
-        """The training data of the base, or `--data`."""
-        molecules = self._labelled(labels) if labels else self._training_data()
+    def data(self, batch_size: int, seed: int, labels: Sequence[str] = (), part: str = "train") -> BatchSource:
+        """The data of the base, or `--data`."""
+        molecules = self._labelled(labels, part) if labels else self._part(part)
         condition = {name: molecules.properties[name] for name in labels}
 
         def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
@@ -139,12 +139,22 @@ class MoleculeTask:
     def _term(self, request: ControlRequest) -> ControlTerm:
         scorer = find_scorer(request.name, None)
         outcomes = torch.from_numpy(self._labelled([scorer.name]).properties[scorer.name]).float()
-        control = Control(scorer.name, mean=float(outcomes.mean()), std=float(outcomes.std()))
+        control = self.control(request.name)
         if request.std is not None:
             predictor = MeasuredPredictor(self._measure([scorer.name]), scorer.name, request.std)
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
         learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(scorer.name)
         return ControlTerm(control, learned, outcomes, gamma=request.gamma)
+
+    def control(self, name: str) -> Control:
+        """The scorer of that name as a control, with its mean and spread in the training data."""
+        column = find_scorer(name, None).name
+        values = self._labelled([column]).properties[column]
+        return Control(column, mean=float(values.mean()), std=float(values.std()))
+
+    def label_count(self, name: str) -> int:
+        """Labelled molecules that controls may learn from."""
+        return len(self._labelled([name]))
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names."""
@@ -171,14 +181,15 @@ class MoleculeTask:
         for scorer in self._scorers:
             scorer.close()
 
-    def _labelled(self, names: Sequence[str]) -> MoleculeSet:
-        """The molecules whose values of all these columns are known, as many as may be used."""
-        molecules = self._training_data()
-        return molecules.select(labelled_indices(molecules.properties, names, self._labels))
+    def _labelled(self, names: Sequence[str], part: str = "train") -> MoleculeSet:
+        """The molecules whose values of all these columns are known; of the training part as many as may be used."""
+        molecules = self._part(part)
+        labels = self._labels if part == "train" else 0
+        return molecules.select(labelled_indices(molecules.properties, names, labels))
 
-    def _training_data(self) -> MoleculeSet:
-        if self._data is None:
+    def _part(self, part: str) -> MoleculeSet:
+        if part not in self._parts:
             if not self._data_name:
                 raise InputError("the base names no training data; give --data")
-            self._data = training_data(self._data_name, self._data_folder)
-        return self._data
+            self._parts[part] = training_data(self._data_name, self._data_folder, part)
+        return self._parts[part]

@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 RAW_SAMPLES = "samples.npz"
 
 
-def training_data(name: str, data_folder: str | Path = "data") -> MoleculeSet:
-    """The training part of a data set by name or path: what novelty and distances are measured against."""
+def training_data(name: str, data_folder: str | Path = "data", part: str = "train") -> MoleculeSet:
+    """A part of a data set by name or path; that of training is what novelty and distances are measured against."""
     molecules = load_data(name, data_folder=data_folder).molecules
-    return molecules.select(split_data(name, molecules)["train"])
+    return molecules.select(split_data(name, molecules)[part])
 
 
 def read_samples(path: str | Path, workers: int | None = None) -> ReadReport:

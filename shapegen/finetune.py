@@ -77,7 +77,7 @@ class ShapeTask:
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._seed = workers, time_limit_s, seed
         self._labels = labels
-        self._data: ShapeSet | None = None
+        self._data: Mapping[str, ShapeSet] | None = None
         self._measures: list[Any] = []
         # An unknown class is found here, before any work.
         model.classes(class_name, 0, 0, 1)
@@ -102,9 +102,9 @@ class ShapeTask:
         index = self.model.classes(self._class_name, seed, start, count)
         return Prompt(np.full(count, self._points), self.model.condition(index, seed, start))
 
-    def data(self, batch_size: int, seed: int, labels: Sequence[str] = ()) -> BatchSource:
-        """The training data of the base, or `--data`."""
-        shapes = self._labelled(labels) if labels else self._training_data()
+    def data(self, batch_size: int, seed: int, labels: Sequence[str] = (), part: str = "train") -> BatchSource:
+        """The data of the base, or `--data`."""
+        shapes = self._labelled(labels, part) if labels else self._part(part)
         n_classes = len(self.model.class_law)
         condition = {name: shapes.properties[name].astype(np.float32) for name in labels}
         if n_classes:
@@ -123,7 +123,7 @@ class ShapeTask:
         to the nearest other sample. Both with standard errors, in squared standard deviations of the data."""
         samples = torch.cat([state.x for state in states])[:, :_POINTS].cpu().numpy()
         rng = np.random.default_rng(self._seed)
-        shapes = self._training_data()
+        shapes = self._part("train")
         if self._class_name is not None:
             shapes = shapes.select(np.flatnonzero(shapes.class_index == shapes.class_names.index(self._class_name)))
         chosen = shapes.select(rng.permutation(len(shapes))[:_REFERENCES])
@@ -160,7 +160,7 @@ class ShapeTask:
     def _term(self, request: ControlRequest) -> ControlTerm:
         scorer = find_scorer(request.name, None)
         outcomes = torch.from_numpy(self._labelled([scorer.name]).properties[scorer.name]).float()
-        control = Control(scorer.name, mean=float(outcomes.mean()), std=float(outcomes.std()))
+        control = self.control(request.name)
         if request.std is not None:
             predictor = MeasuredPredictor(self._measure(scorer.name), scorer.name, request.std)
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
@@ -171,6 +171,16 @@ class ShapeTask:
             )
         learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(scorer.name)
         return ControlTerm(control, learned, outcomes, gamma=request.gamma)
+
+    def control(self, name: str) -> Control:
+        """The scorer of that name as a control, with its mean and spread in the training data."""
+        column = find_scorer(name, None).name
+        values = self._labelled([column]).properties[column]
+        return Control(column, mean=float(values.mean()), std=float(values.std()))
+
+    def label_count(self, name: str) -> int:
+        """Labelled shapes that controls may learn from."""
+        return len(self._labelled([name]))
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names."""
@@ -194,12 +204,13 @@ class ShapeTask:
         for measure in self._measures:
             getattr(measure, "close", lambda: None)()
 
-    def _labelled(self, names: Sequence[str]) -> ShapeSet:
-        """The shapes whose values of all these columns are known, as many as may be used."""
-        shapes = self._training_data()
-        return shapes.select(labelled_indices(shapes.properties, names, self._labels))
+    def _labelled(self, names: Sequence[str], part: str = "train") -> ShapeSet:
+        """The shapes whose values of all these columns are known; of the training part as many as may be used."""
+        shapes = self._part(part)
+        labels = self._labels if part == "train" else 0
+        return shapes.select(labelled_indices(shapes.properties, names, labels))
 
-    def _training_data(self) -> ShapeSet:
+    def _part(self, part: str) -> ShapeSet:
         if self._data is None:
             if not self._data_name:
                 raise InputError("the base names no training data; give --data")
@@ -208,5 +219,5 @@ class ShapeTask:
                 count_per_class=self._count_per_class, classes=self.model.class_names or None, seed=self._seed,
                 workers=self._workers,
             )  # fmt: skip
-            self._data = report.shapes.select(split_data(report)["train"])
-        return self._data
+            self._data = {name: report.shapes.select(indices) for name, indices in split_data(report).items()}
+        return self._data[part]

@@ -8,20 +8,22 @@ and conditions need not be inputs of the network.
 Derived: with q*(x_s | x_t) the pay-off distribution, the flipped divergence KL(q* || p_theta) of a step is, but for a
 constant, E_{q*} ||x - mu_theta(x_t)||^2 / (2 sigma_t^2): the diffusion loss with its target replaced.
 
-Our choices: where the candidates come from, their number K, the value of a candidate, and the two targets
+Our choices: where the candidates come from, their number K, the value of a candidate, and the targets
 
     kl       q* ~ p_ref(x_s | x_t) exp(v(x_s) / tau)    the optimal kernel of the KL-regularised problem
     payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
+    policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better: round for round
 
-both by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
+all by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
 without which the gradient of a small tilt is all noise. The value of a candidate is the reward of the reference's
 estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s and so pulls too hard at noisy times;
 or of a draw of x_0 by a short chain of the reference (`look_ahead` > 1), for which the weights have the right mean:
 E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
 
 Known biases: at look_ahead 1 the tilt is too strong (see the closed-form suite). The weight p_ref / proposal spreads
-with the degrees of freedom: explore_std far from 1 leaves few effective samples in large systems. `payoff` has no
-divergence to hold it: it contracts to the best rewards.
+with the degrees of freedom: explore_std far from 1 leaves few effective samples in large systems; so does a policy far
+from the base, where `kl` with few candidates finds no way on. `payoff` and `policy` have no divergence that holds
+them: they contract to the best rewards, `policy` by a little every round, so that it can be stopped in time.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from common.errors import InputError
 from common.named import nearest
 from common.rewards import Reward
 
-TARGETS = ("kl", "payoff")
+TARGETS = ("kl", "payoff", "policy")
 PROPOSALS = ("policy", "posterior", "reference")
 
 
@@ -97,7 +99,7 @@ class Rgdm(FromChains):
     Attributes:
         sampler: whose reverse steps are trained; see `rollout_sampler`.
         tau: temperature of the pay-off.
-        target: `kl` (with the reference term) or `payoff` (rewards alone).
+        target: `kl` (with the reference term), `payoff` (rewards alone) or `policy` (from where the policy stands).
         proposal: where candidates come from: `policy` (its step, at states of its chains), `reference` (the base's step
             at those states) or `posterior` (q(x_s | x_t, x_0) of clean data, at noised data: no chain is needed).
         candidates: K.
@@ -224,8 +226,11 @@ class Rgdm(FromChains):
         scored = score(reward, clean_ends)
         logits = torch.where(scored.valid, scored.values / self.tau, torch.full_like(scored.values, -torch.inf))
         logits = logits - wide.log_prob(after)
-        if self.target == "kl":
-            logits = logits + _rows(base, rows).log_prob(after)
+        if self.target != "payoff":
+            prior = base
+            if self.target == "policy":
+                prior = centre if self.proposal == "policy" else kernel(policy, self.sampler, before, steps)
+            logits = logits + _rows(prior, rows).log_prob(after)
         logits = logits.unflatten(0, (len(before), self.candidates))
         weights = torch.nan_to_num(logits.softmax(dim=1))
         cost = Cost(reward_calls=len(rows), evaluations=policy.evaluations + reference.evaluations)

@@ -13,8 +13,9 @@ import yaml
 from common.errors import InputError
 from common.named import build, nearest
 
-# Verbs whose options a benchmark may set for all methods (`generate: {...}`) or for one (`settings: NAME: {...}`).
-STAGES = ("finetune", "generate")
+# Verbs whose options a benchmark may set for all methods (`generate: {...}`) or for one (`settings: NAME: {...}`);
+# `classifier` is for train-classifier.
+STAGES = ("classifier", "finetune", "generate")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Benchmark:
         rewards: quantity -> the scorer that methods are rewarded by in its place, such as a learned predictor. Where
             there is none, they are rewarded by the judge itself, and the report says so.
         second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
-        finetune, generate: options of these verbs for all methods, snake_case as in their own configurations.
+        classifier, finetune, generate: options of the verbs train-classifier, finetune and generate for all methods,
+            snake_case as in their own configurations.
         settings: method -> verb -> options of this method alone.
         published: names of the tables of published numbers to print below.
         shown: samples of each method to show in 3D.
@@ -56,6 +58,7 @@ class Benchmark:
     sampling_factor: int = 4
     rewards: Mapping[str, str] = field(default_factory=dict)
     second_judges: Mapping[str, str] = field(default_factory=dict)
+    classifier: Mapping[str, Any] = field(default_factory=dict)
     finetune: Mapping[str, Any] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -68,7 +71,7 @@ class Benchmark:
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a list of texts")
             object.__setattr__(self, name, tuple(value))
-        for name in ("rewards", "second_judges", "finetune", "generate", "settings"):
+        for name in ("rewards", "second_judges", *STAGES, "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
         for name in ("num_samples", "seeds", "sampling_factor"):

@@ -158,6 +158,19 @@ def guided(guidance: str, **options: Any) -> Recipe:
     return recipe
 
 
+def classified(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
+    """`train-classifier --property QUANTITY`, then `generate --guidance classifier`: one predictor for all targets."""
+    name = quantity(trial.target)
+    folder = trial.shared / name / "classifier"
+    chosen = {"property": name, "seed": trial.seed, **benchmark.options("classifier", trial.method)}
+    words = (program, "train-classifier", benchmark.model, *flags(chosen), "--output-dir", str(folder))
+    guided = {"target": trial.target, "guidance": "classifier", "classifier": str(folder)}
+    return [
+        Step("training", words, folder),
+        generate(program, benchmark, trial, benchmark.model, trial.directory, **guided),
+    ]
+
+
 def finetuned(method: str, **options: Any) -> Recipe:
     """`finetune --method NAME --target ...`, then plain sampling: a model for each target."""
 
@@ -211,8 +224,7 @@ METHODS: dict[str, Method] = {
         Method("smc", "steering by resampled particles", guided("smc", particles=_factor), "sampling"),
         Method("value-weighted", "the best of several proposals at each step",
                guided("value-weighted", particles=_factor), "sampling"),
-        Method("classifier", "gradient of a predictor of noisy states", guided("classifier"), "sampling",
-               learns="labels"),
+        Method("classifier", "gradient of a predictor of noisy states", classified, "sampling", learns="labels"),
         Method("reconstruction", "gradient of the predicted sample's likelihood", guided("reconstruction"), "sampling"),
         Method("training-free", "gradient at the predicted sample, with recurrence", guided("training-free"),
                "sampling"),

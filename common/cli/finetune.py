@@ -173,7 +173,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         ):
             check = Check(
                 task, reward_of(algorithm, reward), pair.reference,
-                rollout_sampler(pair.policy.process, options.rollout_steps, options.exponent), terms,
+                rollout_sampler(base.process, options.rollout_steps, options.exponent), terms,
                 judge=domain.control_judge(terms) if terms and judge is None else judge,
                 count=options.measure_samples, seed=options.seed + 1_000_003, device=device,
             )  # fmt: skip

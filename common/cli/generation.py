@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from common.errors import InputError
 
 if TYPE_CHECKING:
     from common.diffusion import DenoiserFunction, Sampler
-    from common.guidance import GuidedSampler
+    from common.guidance import GuidedSampler, NoisyLogWeight
     from common.rewards import Reward
     from common.rewards.conditions import Find
 
@@ -68,10 +68,12 @@ class Asked:
     Attributes:
         inputs: name of a control input -> its value; a class is its index.
         rewards: conditions, as typed, that guidance has to meet.
+        values: quantity -> the value that such a condition asks for, where it asks for one.
     """
 
     inputs: dict[str, float]
     rewards: list[str]
+    values: dict[str, float] = field(default_factory=dict)
 
 
 def read_targets(options: GenerationOptions, controls: Collection[str], find: Find) -> Asked:
@@ -94,6 +96,8 @@ def read_targets(options: GenerationOptions, controls: Collection[str], find: Fi
         name, goal = condition.quantity.name, condition.goal
         if name not in controls:
             asked.rewards.append(condition.text)
+            if isinstance(goal, Target):
+                asked.values[name] = goal.value
         elif isinstance(goal, Target):
             asked.inputs[name] = goal.value
         elif isinstance(goal, Category) and goal.index is not None:
@@ -119,6 +123,7 @@ def guided(
     sampler: Sampler,
     denoiser: DenoiserFunction,
     reward: AbstractContextManager[Reward] | None,
+    log_weight: NoisyLogWeight | None = None,
 ) -> Iterator[GuidedSampler | None]:
     """The sampler under guidance, for as long as its reward's workers live; None without guidance."""
     from common.cli.guidance import guided_sampler
@@ -127,7 +132,7 @@ def guided(
         yield None
         return
     with nullcontext() if reward is None else reward as opened:
-        yield guided_sampler(options, sampler, denoiser, reward=opened)
+        yield guided_sampler(options, sampler, denoiser, reward=opened, log_weight=log_weight)
 
 
 def generation_facts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from common.errors import InputError
 
 if TYPE_CHECKING:
     from common.diffusion import DenoiserFunction, Sampler
-    from common.guidance import GuidedSampler, Method, NoisyLogWeight
+    from common.guidance import GuidedSampler, Method, NoisyLogWeight, NoisyPredictor
     from common.rewards import Reward
 
 
@@ -24,6 +25,9 @@ class GuidanceOptions(CommonOptions):
         "classifier, reconstruction, training-free, and one of best-of-n, value-weighted, smc; each with settings of "
         "its own, as in 'smc particles=16 tau=0.5'"
     )  # fmt: skip
+    classifier: str | None = option(
+        None, "predictor of noisy samples for --guidance classifier: a folder of train-classifier"
+    )
     guidance_scale: float | None = option(
         None, "strength: samples of p(x) exp(scale reward / tau); 0 is no guidance (default: 1)"
     )
@@ -61,6 +65,33 @@ def guided_sampler(
     from common.guidance import build_guided_sampler
 
     return build_guided_sampler(options.guidance_methods(), sampler, denoiser, reward=reward, log_weight=log_weight)
+
+
+def classifier_weight(
+    options: GuidanceOptions, predictor: NoisyPredictor | None, values: Mapping[str, float]
+) -> NoisyLogWeight | None:
+    """log p(y | x_t) for `--guidance classifier`; None where it is not asked for.
+
+    Args:
+        options: with guidance.
+        predictor: that `--classifier` names; None for none.
+        values: quantity -> the value that a target asks for.
+
+    Raises:
+        InputError: no predictor, or no target for what it predicts.
+    """
+    from common.guidance import NoisyLikelihood
+
+    if not any(method.name == "classifier" for method in options.guidance_methods()):
+        if predictor is not None:
+            raise InputError("got --classifier without --guidance classifier")
+        return None
+    if predictor is None:
+        raise InputError("guidance 'classifier' needs --classifier FOLDER, a predictor that train-classifier makes")
+    name = predictor.control.name
+    if name not in values:
+        raise InputError(f"the classifier predicts {name}; give --target {name}=VALUE")
+    return NoisyLikelihood(predictor.control, predictor, value=values[name])
 
 
 def guidance_facts(guided: GuidedSampler, methods: list[Method]) -> dict[str, Any]:

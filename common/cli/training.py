@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.app import CommonOptions
 from common.cli.options import option
@@ -15,7 +15,7 @@ from common.errors import IncompleteError, InputError
 if TYPE_CHECKING:
     from common.training.fit import FitConfig, FitResult
     from common.training.optimiser import OptimiserConfig
-    from common.training.pretrain import BatchConfig, TrainableModel
+    from common.training.pretrain import BatchConfig
 
 # What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
 _FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
@@ -103,13 +103,20 @@ class TrainingOptions(LongRunOptions):
         return replace(super().fit_config(device), accumulate=self.accumulate)
 
 
+class Described(Protocol):
+    """Something with a description, as `model.json` will hold it; `train` brings it up to date."""
+
+    description: Mapping[str, Any]
+
+
 def run_training(
     options: LongRunOptions,
     program: str,
-    model: TrainableModel,
+    model: Described,
     train: Callable[[Path, FitConfig], FitResult],
     facts: Mapping[str, Any],
     hint: str = "",
+    use: str | None = None,
 ) -> dict[str, Any]:
     """Make the run directory, train, say what came of it.
 
@@ -120,6 +127,7 @@ def run_training(
         train: (directory, config) -> result.
         facts: of the data, for `run.json`.
         hint: what else the printed command to generate needs.
+        use: that command up to the run directory, where it is not a model that generates.
 
     Raises:
         InputError: a run directory that cannot be used.
@@ -147,7 +155,7 @@ def run_training(
     if result.is_first_process and not options.json:
         print(f"{name}: {training['samples_seen']} samples seen in {training['steps']} steps")
         print(f"  model       {path / 'model'}")
-        print(f"  generate    {program} generate {path}{hint}")
+        print(f"  generate    {use or f'{program} generate'} {path}{hint}")
     if not result.finished:
         raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
     return {"output_dir": str(path), "name": name, "training": training}

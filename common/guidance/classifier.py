@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import DenoiserFunction, Process, State
-from common.diffusion.control import Control, Predicted
+from common.diffusion.control import Control, Predicted, asked_for
 from common.guidance.tilt import follows_gradient, gradient_of, require_positive, require_scale, towards
 
 # Noisy states and their times (B,) -> (B,) log-weights, differentiable with respect to `state.x`.
@@ -72,12 +72,18 @@ class NoisyLikelihood:
         control: which condition holds y.
         predictor: (state_t, t) -> what `Control.log_prob` takes.
         scale: calibration, see `Control.log_prob`.
+        value: y of all samples; None takes it from the states' condition.
     """
 
     control: Control
     predictor: Callable[[State, Tensor], Predicted]
     scale: float = 1.0
+    value: float | None = None
 
     def __call__(self, state: State, t: Tensor) -> Tensor:
         """(B,) log p(y | x_t); 0 where nothing is asked."""
+        if self.value is not None:
+            asked = asked_for([self.control], {self.control.name: self.value}, len(state))
+            moved = {name: values.to(state.x.device) for name, values in asked.items()}
+            state = state.replace(condition={**state.condition, **moved})
         return self.control.log_prob(state, self.predictor(state, t), self.scale)

@@ -83,7 +83,12 @@ class Method:
     @property
     def needs_gradient(self) -> bool:
         """Whether it follows the gradient of a reward."""
-        return self.name in GUIDANCES and "reward" in {one.name for one in fields(GUIDANCES[self.name])}  # type: ignore[arg-type]
+        return self.name in GUIDANCES and self.needs_reward
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether it asks a reward of clean states."""
+        return "reward" in {one.name for one in fields({**GUIDANCES, **SELECTORS}[self.name])}  # type: ignore[arg-type]
 
     @property
     def selects(self) -> bool:

@@ -78,8 +78,8 @@ class Task(Protocol):
         """What the samples start, start + 1, ... of the run with `seed` shall be."""
         ...
 
-    def data(self, batch_size: int, seed: int, labels: Sequence[str] = ()) -> BatchSource:
-        """Clean training data; with the values of `labels` as conditions, where all of them are known."""
+    def data(self, batch_size: int, seed: int, labels: Sequence[str] = (), part: str = "train") -> BatchSource:
+        """Clean data, `train`, `val` or `test`; with the values of `labels` as conditions, where all are known."""
         ...
 
     def quality(self, states: Sequence[State]) -> Mapping[str, float]:

@@ -21,13 +21,15 @@ def verbs() -> list[Verb]:
         rewards,
         score,
         train,
+        train_classifier,
         train_predictor,
         view,
     )
 
     return [
-        doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, train_predictor.VERB, finetune.VERB,
-        gradients.VERB, generate.VERB, evaluate.VERB, score.VERB, view.VERB, benchmark.VERB,
+        doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, train_predictor.VERB,
+        train_classifier.VERB, finetune.VERB, gradients.VERB, generate.VERB, evaluate.VERB, score.VERB, view.VERB,
+        benchmark.VERB,
     ]  # fmt: skip
 
 

@@ -20,12 +20,13 @@ from common.cli.generation import (
     read_targets,
     sample_in_parts,
 )
+from common.cli.guidance import classifier_weight
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
-    from common.guidance import GuidedSampler
+    from common.guidance import GuidedSampler, NoisyPredictor
     from molgen.data.molecules import MoleculeSet
     from molgen.metrics.report import Evaluation
     from molgen.model import MoleculeModel
@@ -68,6 +69,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     asked = read_targets(options, [control.name for control in model.controls], find_scorer)
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     reward = _reward(options, asked, model)
+    log_weight = classifier_weight(options, _classifier(options, model), asked.values)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -82,7 +84,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    with guided(options, sampler, model.denoiser, reward) as guide:
+    with guided(options, sampler, model.denoiser, reward, log_weight) as guide:
         samples, missing = _sample(options, model, asked.inputs, guide, directory)
     seconds = time.monotonic() - started
     evaluation = judge(
@@ -106,12 +108,21 @@ def _reward(options: GenerateOptions, asked: Asked, model: MoleculeModel) -> Mol
     """What guidance follows; methods that follow a gradient get the predictor of a quantity that has none itself."""
     from molgen.rewards.reward import MoleculeReward, differentiable_texts
 
-    if not asked.rewards:
+    if not asked.rewards or not any(method.needs_reward for method in options.guidance_methods()):
         return None
     texts = asked.rewards
     if any(method.needs_gradient for method in options.guidance_methods()):
         texts = differentiable_texts(texts)
     return MoleculeReward(model.codec, texts, workers=options.workers)
+
+
+def _classifier(options: GenerateOptions, model: MoleculeModel) -> NoisyPredictor | None:
+    from common.guidance import load_noisy_predictor
+    from molgen.predictors import NOISY_NETWORKS
+
+    if options.classifier is None:
+        return None
+    return load_noisy_predictor(Path(options.classifier), model.description, NOISY_NETWORKS, model.device)
 
 
 def _sample(

@@ -66,6 +66,16 @@ class InvariantEGNN(nn.Module):
         self.readout = Readout(hidden_nf, len(kinds), n_classes)
         self.composition = Composition(n_types, len(kinds))
 
+    @classmethod
+    def of_channels(
+        cls, n_channels: int, n_classes: int = 0, hidden_nf: int = 96, n_layers: int = 4, n_radial: int = 16
+    ) -> InvariantEGNN:
+        """For one property of states (B, N, n_channels), whose first three channels are coordinates."""
+        return cls(
+            n_types=n_channels - 3, kinds=("scalar",), n_classes=n_classes, hidden_nf=hidden_nf, n_layers=n_layers,
+            n_radial=n_radial,
+        )  # fmt: skip
+
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See the class; means are standardised, spreads raw."""
         x = x.masked_fill(~mask[..., None], 0)

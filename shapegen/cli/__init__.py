@@ -22,6 +22,7 @@ def verbs() -> list[Verb]:
         rewards,
         score,
         train,
+        train_classifier,
         train_predictor,
         view,
     )
@@ -33,6 +34,7 @@ def verbs() -> list[Verb]:
         rewards.VERB,
         train.VERB,
         train_predictor.VERB,
+        train_classifier.VERB,
         finetune.VERB,
         gradients.VERB,
         generate.VERB,

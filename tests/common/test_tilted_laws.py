@@ -101,9 +101,10 @@ def test_reward_weighted_likelihood_reaches_the_tilted_mixture():
     assert MIXTURE.distance(found.samples, target) < 0.08
 
 
-def test_pure_payoff_contracts_to_the_best_reward():
+@pytest.mark.parametrize("target", ["payoff", "policy"])
+def test_without_the_base_pay_offs_contract_to_the_best_reward(target):
     """Nothing holds it: it goes on to the reward's maximum, and the spread of the samples goes."""
-    found = train(EUCLIDEAN, Rgdm(EUCLIDEAN.sampler, 1.0, target="payoff"), iterations=120)
+    found = train(EUCLIDEAN, Rgdm(EUCLIDEAN.sampler, 1.0, target=target), iterations=120)
     mask, moments = EUCLIDEAN.found(found.samples)[1]
     tilted = EUCLIDEAN.tilted(mask)
     target = EUCLIDEAN.space.project(EUCLIDEAN.reward.target[None], mask[None])[0]

@@ -1,0 +1,129 @@
+"""What the verb `train-classifier` of both commands shares: a predictor of noisy states for `--guidance classifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.cli.options import argument, option
+from common.cli.training import LongRunOptions, run_training
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.diffusion.control import Control
+    from common.training.fit import FitConfig, FitResult
+    from common.training.module import BatchSource
+    from common.training.task import Task
+
+# Held-out samples that it is measured on.
+_HELD_OUT = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(LongRunOptions):
+    """Options of `train-classifier` in both domains."""
+
+    base: str = argument("whose noisy samples it shall understand: a shipped model, a model folder, or a run directory")
+    property: str = option("", "what it predicts, such as gap: a column of the data")
+    data: str | None = option(None, "labelled data set (default: that of the base)")
+    labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
+    settings: dict = option({}, "hyper-parameters of the network")
+    optimiser: dict = option(
+        {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6},
+        "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
+    )
+    steps: int = option(3000, "optimiser steps of the whole run")
+    batch_size: int = option(64, "samples a process and step")
+    ema_decay: float = option(0.995, "memory of the weight average")
+    measure_every: int = option(1000, "steps between measurements on held-out samples; 0 for none")
+
+    def check(self) -> None:
+        """See `LongRunOptions.check`."""
+        super().check()
+        if not self.property:
+            raise InputError("nothing to predict; give --property, such as --property gap")
+
+
+class LabelledTask(Protocol):
+    """A domain's `Task`, with what the options need beside it."""
+
+    @property
+    def task(self) -> Any:
+        """See `common.training.task.Task`."""
+        ...
+
+    def control(self, name: str) -> Control:
+        """The quantity of that name, with its spread in the data; an `InputError` if the data have none."""
+        ...
+
+    def data(self, batch_size: int, seed: int, labels: Any = (), part: str = "train") -> BatchSource:
+        """See `Task.data`."""
+        ...
+
+    def label_count(self, name: str) -> int:
+        """Labelled samples that may be learnt from."""
+        ...
+
+
+@dataclass
+class _Described:
+    description: Mapping[str, Any]
+
+
+def run_classifier_training(
+    options: ClassifierOptions,
+    program: str,
+    domain: LabelledTask,
+    network: Mapping[str, Any],
+    networks: Mapping[str, Callable[..., nn.Module]],
+    device: str,
+) -> dict[str, Any]:
+    """Train, measure and write the predictor.
+
+    Args:
+        options: checked.
+        program: the command, for what is printed.
+        domain: the domain's side.
+        network: name and settings, but for those that were typed.
+        networks: name -> constructor.
+        device: of the run.
+    """
+    import torch
+
+    from common.guidance.noisy_predictor import create_noisy_predictor, noisy_description
+    from common.training.classifier import train_classifier
+
+    task: Task = domain.task
+    base = task.model
+    control = domain.control(options.property)
+    name = options.name or f"{base.description['name']}-classifier-{control.name}"
+    description = {
+        **noisy_description(base.description, control, {**network, **options.settings}),
+        "name": name,
+        "base": options.base,
+        "data": options.data or base.description.get("data"),
+    }
+    torch.manual_seed(options.seed)
+    predictor = create_noisy_predictor(description, networks)
+    trained = _Described(description)
+
+    def train_in(directory: Path, config: FitConfig) -> FitResult:
+        trained.description, result = train_classifier(
+            predictor, base.denoiser.process,
+            domain.data(options.batch_size, options.seed, [control.name]),
+            next(iter(domain.data(_HELD_OUT, 0, [control.name], "val")(0, 0, 1))),
+            directory,
+            description=description, labels=domain.label_count(control.name), optimiser=options.optimiser_config(),
+            fit_config=config, resume=options.resume,
+        )  # fmt: skip
+        if result.is_first_process and not options.json:
+            gains = ", ".join(f"{key[6:]}: {gain:.2f}" for key, gain in trained.description["quality"].items())
+            print(f"{name}: nats about held-out {control.name} at time {gains}")
+        return result
+
+    use = f"{program} generate {options.base} --target {control.name}=... --guidance classifier --classifier"
+    return run_training(options, program, trained, train_in, {"base": options.base}, use=use)

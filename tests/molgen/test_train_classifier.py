@@ -1,0 +1,94 @@
+"""A predictor of noisy states from training to guidance, on the command line of molecules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from common.guidance import NoisyLikelihood, load_noisy_predictor
+from molgen import load_pretrained
+from molgen.cli import main
+from molgen.predictors import NOISY_NETWORKS
+
+SHORT = ("--steps", "4", "--batch-size", "8", "--measure-every", "2", "--settings", '{"hidden_nf": 16, "n_layers": 1}')
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("classifier") / "run"
+    words = ["train-classifier", "gdb7-xtb", "--property", "gap", "--labels", "40", *SHORT, "--output-dir", str(run)]
+    assert main(words) == 0
+    return run
+
+
+def test_it_says_what_it_is_and_how_much_it_knows(trained):
+    description = json.loads((trained / "model" / "model.json").read_text())
+    assert description["domain"] == "molgen-classifier"
+    assert description["control"]["name"] == "gap_ev"
+    assert description["training"]["labels"] == 40
+    assert set(description["quality"]) == {"nats_t0.1", "nats_t0.3", "nats_t0.5", "nats_t0.7"}
+    assert all(np.isfinite(list(description["quality"].values())))
+
+
+def test_it_is_differentiable_and_asks_for_its_value(trained):
+    base = load_pretrained("gdb7-xtb")
+    predictor = load_noisy_predictor(trained, base.description, NOISY_NETWORKS, "cpu")
+    state = base.codec.encode(base.sample(2, seed=0, steps=3))
+    state = state.replace(x=state.x.requires_grad_(True))
+    t = torch.tensor([0.3, 0.6])
+    low, high = (NoisyLikelihood(predictor.control, predictor, value=value)(state, t) for value in (2.0, 12.0))
+    assert not torch.allclose(low, high)
+    (gradient,) = torch.autograd.grad(low.sum(), state.x)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
+
+
+def test_generate_follows_it(trained, tmp_path):
+    words = ["generate", "gdb7-xtb", "--num-samples", "3", "--steps", "6", "--pictures", "0"]
+    guidance = ["--target", "gap=9", "--guidance", "classifier scale=5", "--classifier", str(trained)]
+    assert main([*words, "--output-dir", str(tmp_path / "plain")]) == 0
+    assert main([*words, *guidance, "--output-dir", str(tmp_path / "guided")]) == 0
+    plain, guided = (np.load(tmp_path / name / "samples.npz")["positions"] for name in ("plain", "guided"))
+    assert not np.allclose(plain, guided)
+    generation = json.loads((tmp_path / "guided" / "metrics.json").read_text())["generation"]
+    assert generation["guidance"] == ["classifier scale=5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--target", "gap=4", "--guidance", "classifier"), "needs --classifier FOLDER"),
+        (
+            ("--target", "mu=4", "--guidance", "classifier", "--classifier", "{trained}"),
+            "classifier predicts gap_ev",
+        ),
+        (("--target", "gap=4", "--guidance", "smc", "--classifier", "{trained}"), "without --guidance classifier"),
+        (("--target", "gap=4", "--guidance", "classifier", "--classifier", "{base}"), "expected one of"),
+    ],
+)
+def test_wrong_requests_are_one_line(trained, tmp_path, capsys, words, message):
+    places = {"trained": trained, "base": "molgen/pretrained/gdb7-xtb"}
+    words = [word.format(**places) if "{" in word else word for word in words]
+    assert main(["generate", "gdb7-xtb", *words, "--output-dir", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_belongs_to_one_kind_of_states(trained):
+    description = load_pretrained("gdb7-xtb").description
+    other = {**description, "schedule": {"name": "polynomial"}}
+    with pytest.raises(InputError, match="another schedule"):
+        load_noisy_predictor(trained, other, NOISY_NETWORKS, "cpu")
+
+
+def test_what_is_missing_is_one_line(capsys, tmp_path):
+    assert main(["train-classifier", "gdb7-xtb", "--output-dir", str(tmp_path / "x")]) == 2
+    assert "give --property" in capsys.readouterr().err
+    assert main(["train-classifier", "gdb7-xtb", "--property", "qed", "--output-dir", str(tmp_path / "x")]) == 2
+    assert "no column 'qed'" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
