@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 CONFIG = "benchmark.yaml"
 # What may differ when a benchmark is gone on with: more rows, and how they are shown. Whether a row was made in the
 # same way, its commands tell.
-_FREE = {"description", "targets", "methods", "seeds", "sampling_factor", "finetune", "generate", "settings",
-         "published", "shown"}  # fmt: skip
+_FREE = {"description", "targets", "methods", "seeds", "sampling_factor", "classifier", "finetune", "generate",
+         "settings", "published", "shown"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
