@@ -12,7 +12,8 @@ Our choices: where the candidates come from, their number K, the value of a cand
 
     kl       q* ~ p_ref(x_s | x_t) exp(v(x_s) / tau)    the optimal kernel of the KL-regularised problem
     payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
-    policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better: round for round
+    policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better: round for round; the default,
+                                                        for it gains most by far on real tasks (docs/results.md)
 
 all by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
 without which the gradient of a small tilt is all noise. The value of a candidate is the reward of the reference's
@@ -99,7 +100,7 @@ class Rgdm(FromChains):
     Attributes:
         sampler: whose reverse steps are trained; see `rollout_sampler`.
         tau: temperature of the pay-off.
-        target: `kl` (with the reference term), `payoff` (rewards alone) or `policy` (from where the policy stands).
+        target: `policy` (from where the policy stands), `kl` (with the reference term) or `payoff` (rewards alone).
         proposal: where candidates come from: `policy` (its step, at states of its chains), `reference` (the base's step
             at those states) or `posterior` (q(x_s | x_t, x_0) of clean data, at noised data: no chain is needed).
         candidates: K.
@@ -113,13 +114,13 @@ class Rgdm(FromChains):
 
     sampler: Sampler
     tau: float
-    target: str = "kl"
+    target: str = "policy"
     proposal: str = "policy"
-    candidates: int = 8
+    candidates: int = 4
     explore_std: float = 1.0
     look_ahead: int = 1
     resample: bool = False
-    visited: int = 4
+    visited: int = 8
     epochs: int = 1
 
     def __post_init__(self) -> None:

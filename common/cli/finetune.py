@@ -48,7 +48,7 @@ class FinetuneOptions(LongRunOptions):
     judge: list[str] = option([], "independent opinion that is measured and never trained on, as --target")
     tau: float = option(1.0, "temperature: weight of the divergence from the base against the reward")
     settings: dict = option({}, "settings of the method, such as candidates, clip, truncation (docs/papers.md)")
-    rollout_steps: int = option(30, "network evaluations of a chain in training")
+    rollout_steps: int = option(20, "network evaluations of a chain in training")
     exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
     null_share: float = option(0.0, "share of the chains that a control is left out of")
     rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
@@ -57,18 +57,18 @@ class FinetuneOptions(LongRunOptions):
     data: str | None = option(None, "data set of the controls' values, and of methods that train on data (default: "
                                     "that of the base)")  # fmt: skip
     labels: int = option(0, "labelled samples that --control may use; 0 for all of the training part")
-    steps: int = option(100, "batches of chains of the whole run")
-    batch_size: int = option(64, "chains a process and step")
-    minibatch: int = option(256, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all")
+    steps: int = option(30, "batches of chains of the whole run")
+    batch_size: int = option(32, "chains a process and step")
+    minibatch: int = option(64, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all")
     chunk: int = option(256, "rows of one forward and backward pass, which bounds the memory")
     optimiser: dict = option(
-        {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0, "warmup_steps": 5, "decay_fraction": 0.5},
+        {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 3, "decay_fraction": 0.5},
         "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
     )
     ema_decay: float = option(0.95, "memory of the weight average")
     precision: str = option("float32", "float32, bf16 (autocast) or auto")
     measure_every: int = option(10, "steps between measurements; 0 for none")
-    measure_samples: int = option(128, "samples a measurement")
+    measure_samples: int = option(64, "samples a measurement")
     early_stop: bool = option(False, "stop when the reward rises while judge, validity or diversity falls")
     log_every: int = option(1, "steps between entries in the logs")
     workers: int | None = option(None, "processes for scoring (default: one a core)")

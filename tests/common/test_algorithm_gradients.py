@@ -139,7 +139,7 @@ def test_a_replayed_step_is_the_step_that_was_drawn(world):
 def test_the_weights_of_rgdm_give_the_optimal_kernel(proposal, explore_std):
     """At the read-out the value is the reward, and p* ~ N(mu_ref, std^2) exp(r / tau) a Gaussian in closed form."""
     world = GaussianWorld(Euclidean(), sizes=(1,), n_channels=1, spread=0.05, steps=4)
-    rgdm = Rgdm(world.sampler, 1.0, proposal=proposal, candidates=40_000, explore_std=explore_std)
+    rgdm = Rgdm(world.sampler, 1.0, "kl", proposal, candidates=40_000, explore_std=explore_std)
     policy = world.policy()
     with torch.no_grad():
         policy.shift.fill_(0.03)
@@ -202,8 +202,8 @@ def noise_of(reward, tau: float) -> dict[str, GradientNoise]:
     policy = world.policy()
     flat = rollout(policy, world.sampler, world.batch(16), noise_source(generator)).flat()
     return compare_gradients(
-        Rgdm(world.sampler, tau), policy, list(policy.parameters()), world.law, reward or world.reward,
-        flat.state(0), flat.steps[:, 0], generator, draws=24,
+        Rgdm(world.sampler, tau, "kl", candidates=8), policy, list(policy.parameters()), world.law,
+        reward or world.reward, flat.state(0), flat.steps[:, 0], generator, draws=24,
     )  # fmt: skip
 
 

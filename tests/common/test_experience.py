@@ -70,8 +70,8 @@ def test_costs_are_counted():
         RewardWeighted(s, 1.0, source="data"): Cost(6, 0),
         RewardWeighted(s, 1.0, source="policy"): Cost(6, 6 * steps * 2),
         # A chain; at 2 states each the base's and the policy's step, and 8 candidates.
-        Rgdm(s, 1.0, visited=2): Cost(96, 6 * steps + 12 * 2 + 96),
-        Rgdm(s, 1.0, visited=2, proposal="posterior"): Cost(96, 12 + 96),
+        Rgdm(s, 1.0, candidates=8, visited=2): Cost(96, 6 * steps + 12 * 2 + 96),
+        Rgdm(s, 1.0, "kl", "posterior", candidates=8, visited=2): Cost(96, 12 + 96),
     }
     for algorithm, cost in expected.items():
         assert algorithm.collect(*arguments).cost == cost, algorithm

@@ -118,9 +118,9 @@ def run(
 
 
 METHODS = {
-    "rgdm": Method("rgdm", 0.02, {"candidates": 4}, 6),
-    "rgdm from the policy": Method("rgdm", 0.02, {"candidates": 4, "target": "policy"}, 6),
-    "rgdm on data": Method("rgdm", 0.02, {"candidates": 4, "proposal": "posterior"}, 6),
+    "rgdm": Method("rgdm", 0.02, {"visited": 4}, 6),
+    "rgdm held to the base": Method("rgdm", 0.02, {"visited": 4, "target": "kl"}, 6),
+    "rgdm on data": Method("rgdm", 0.02, {"visited": 4, "target": "kl", "proposal": "posterior"}, 6),
     "policy_gradient": Method("policy_gradient", 0.02, {"epochs": 2}, 6),
     "reward_weighted": Method("reward_weighted", 0.02, {"source": "policy"}, 6),
     "backprop": Method("backprop", 0.02, {}, 6),

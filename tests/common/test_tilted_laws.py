@@ -42,13 +42,21 @@ CASES = {
     "path_consistency": (lambda s: PathConsistency(s), "best_chain", 0.002),
     "reward_weighted, data": (lambda s: RewardWeighted(s, 1.0, source="data"), "projected_chain", 0.004),
     "reward_weighted, policy": (lambda s: RewardWeighted(s, 1.0, source="policy"), "tilted_chain", 0.004),
-    "rgdm": (lambda s: Rgdm(s, 1.0, look_ahead=4), "tilted_chain", 0.004),
+    "rgdm": (lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4, look_ahead=4), "tilted_chain", 0.004),
     # The look-ahead of one evaluation ignores the spread of x_0 given x_t.
-    "rgdm, x0_hat": (lambda s: Rgdm(s, 1.0), "tilted_chain", 0.01),
+    "rgdm, x0_hat": (lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4), "tilted_chain", 0.01),
     # One of K candidates instead of their mean: the same target, more noise.
-    "rgdm, resampled": (lambda s: Rgdm(s, 1.0, look_ahead=4, resample=True), "tilted_chain", 0.006),
+    "rgdm, resampled": (
+        lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4, look_ahead=4, resample=True),
+        "tilted_chain",
+        0.006,
+    ),
     # Proposals that differ from the base leave fewer effective samples: a self-normalised bias of order 1 / K.
-    "rgdm, data": (lambda s: Rgdm(s, 1.0, look_ahead=4, proposal="posterior", candidates=16), "tilted_chain", 0.03),
+    "rgdm, data": (
+        lambda s: Rgdm(s, 1.0, "kl", "posterior", candidates=16, visited=4, look_ahead=4),
+        "tilted_chain",
+        0.03,
+    ),
 }
 
 
@@ -104,7 +112,7 @@ def test_reward_weighted_likelihood_reaches_the_tilted_mixture():
 @pytest.mark.parametrize("target", ["payoff", "policy"])
 def test_without_the_base_pay_offs_contract_to_the_best_reward(target):
     """Nothing holds it: it goes on to the reward's maximum, and the spread of the samples goes."""
-    found = train(EUCLIDEAN, Rgdm(EUCLIDEAN.sampler, 1.0, target=target), iterations=120)
+    found = train(EUCLIDEAN, Rgdm(EUCLIDEAN.sampler, 1.0, target, candidates=8, visited=4), iterations=120)
     mask, moments = EUCLIDEAN.found(found.samples)[1]
     tilted = EUCLIDEAN.tilted(mask)
     target = EUCLIDEAN.space.project(EUCLIDEAN.reward.target[None], mask[None])[0]
