@@ -27,10 +27,12 @@ test: $(SETUP)
 test-slow: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
-# Throughput, share of the machine's matrix rate, memory. Run it on an idle machine.
+# Throughput, share of the machine's matrix rate, memory, cost of rewards. Run it on an idle machine.
 bench: $(SETUP)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/bench_egnn.py
+	$(BIN)/python benchmarks/bench_sampling.py
+	$(BIN)/python benchmarks/rewards.py
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

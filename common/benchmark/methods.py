@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,12 +182,18 @@ def finetuned(method: str, **options: Any) -> Recipe:
     return recipe
 
 
-def controlled(method: str, guided: Mapping[str, Any] | None = None, **options: Any) -> Recipe:
-    """`finetune --method NAME --control QUANTITY`, then the target as an input: one model for all targets."""
+def controlled(
+    method: str, guided: Mapping[str, Any] | None = None, model_of: str | None = None, **options: Any
+) -> Recipe:
+    """`finetune --method NAME --control QUANTITY`, then the target as an input: one model for all targets.
+
+    `model_of` names the method whose model this one samples in another way, so that it is trained once.
+    """
 
     def recipe(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
         control = quantity(trial.target)
-        train = finetune(program, benchmark, trial, trial.shared / control, method=method, control=control, **options)
+        whose = replace(trial, method=model_of or trial.method)
+        train = finetune(program, benchmark, whose, whose.shared / control, method=method, control=control, **options)
         chosen = {"target": trial.target, **(guided or {})}
         return [train, generate(program, benchmark, trial, train.output_dir, trial.directory, **chosen)]
 
@@ -225,13 +231,16 @@ METHODS: dict[str, Method] = {
         Method("value-weighted", "the best of several proposals at each step",
                guided("value-weighted", particles=_factor), "sampling"),
         Method("classifier", "gradient of a predictor of noisy states", classified, "sampling", learns="labels"),
-        Method("reconstruction", "gradient of the predicted sample's likelihood", guided("reconstruction"), "sampling"),
-        Method("training-free", "gradient at the predicted sample, with recurrence", guided("training-free"),
-               "sampling"),
+        # Without a bound, gradients of a learned predictor tear samples apart where it was never trained.
+        Method("reconstruction", "gradient of the predicted sample's likelihood",
+               guided("reconstruction max_shift=0.5"), "sampling"),
+        Method("training-free", "gradient at the predicted sample, with recurrence",
+               guided("training-free max_shift=0.5"), "sampling"),
         Method("conditional", "trained on labelled data with the value as an input", controlled("likelihood"),
                "conditional", learns="labels"),
         Method("cfg", "the same, guided by the difference to the unconditional",
-               controlled("likelihood", {"guidance": "cfg", "guidance_scale": 2.0}), "conditional", learns="labels"),
+               controlled("likelihood", {"guidance": "cfg", "guidance_scale": 2.0}, "conditional"), "conditional",
+               learns="labels"),
         Method("rgdm", "pay-off sampling (arXiv 2304.07132)", finetuned("rgdm"), "fine-tuning", learns="reward"),
         Method("ctrl", "control by reinforcement learning (arXiv 2406.12120)", controlled("ctrl"), "fine-tuning",
                learns="labels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from common.rewards import Reward, RewardResult
     from common.training.fit import FitConfig, FitResult
     from common.training.task import ControlRequest, Task
+
+logger = logging.getLogger(__name__)
 
 _CONTROL = re.compile(
     r"(?P<name>[^\s=<>±,]+?)(?:\s*(?:±|\+/?-)\s*(?P<std>[\d.eE+-]+))?(?:\s+weight\s*=?\s*(?P<gamma>[\d.eE+-]+))?"
@@ -168,7 +171,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
 
     def train_in(directory: Path, config: FitConfig) -> FitResult:
         with (
-            _reward(domain, options.target, directory / "scores.sqlite") as reward,
+            _reward(domain, options.target, directory / "reward.sqlite") as reward,
             _reward(domain, options.judge or domain.default_judge(options.target), directory / "judge.sqlite") as judge,
         ):
             check = Check(
@@ -220,4 +223,6 @@ def _reward(domain: FinetuneTask, texts: Sequence[str], cache: Path | None) -> I
         yield None
         return
     with domain.reward(texts, cache) as reward:
+        if cache is not None:
+            logger.info("%s: %s", cache.stem, reward)
         yield reward

@@ -132,6 +132,8 @@ def guided(
         yield None
         return
     with nullcontext() if reward is None else reward as opened:
+        if opened is not None:
+            logger.info("reward: %s", opened)
         yield guided_sampler(options, sampler, denoiser, reward=opened, log_weight=log_weight)
 
 

@@ -103,7 +103,6 @@ class MoleculeReward:
         except BaseException:
             self.close()
             raise
-        logger.info("reward: %s", self._reward)
 
     @property
     def differentiable(self) -> bool:

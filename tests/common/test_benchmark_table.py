@@ -85,9 +85,9 @@ def test_every_method_ends_in_samples_of_its_own(name, tmp_path):
             assert all(step.words[0] == "prog" for step in steps)
             assert "--seed" in steps[-1].words
             assert str(steps[-1].output_dir) == steps[-1].words[-1]
-            # What trains comes first, and is what is sampled.
+            # What trains comes first, and is what is sampled, or what guides.
             for before in steps[:-1]:
-                assert steps[-1].words[2] == str(before.output_dir)
+                assert str(before.output_dir) in steps[-1].words
             ends.add(steps[-1].output_dir)
     # What is asked for nothing is sampled once for all targets.
     assert len(ends) == (2 if name == "unconditional" else 4)
@@ -97,6 +97,9 @@ def test_a_controlled_model_is_trained_once_for_all_targets_of_a_quantity(tmp_pa
     one = Benchmark("b", "base", targets=("gap=4", "gap=5", "mu=1"), methods=("ctrl",))
     models = {METHODS["ctrl"].recipe("p", one, Trial("ctrl", t, 0, tmp_path))[0].words for t in one.targets}
     assert len(models) == 2
+    # Guidance by the difference to the unconditional samples the conditional model.
+    paired = [METHODS[m].recipe("p", one, Trial(m, "gap=4", 0, tmp_path))[0] for m in ("conditional", "cfg")]
+    assert paired[0] == paired[1]
     assert quantity("gap = 4.5±0.2") == "gap"
     for text in ("alpha<70", "gap=4,mu=1", "4<gap<5"):
         with pytest.raises(InputError, match="takes the value as an input"):
