@@ -2,8 +2,8 @@
 
     python benchmarks/bench_sampling.py [--model gdb7-xtb] [--cpu-seconds]
 
-EDM evaluates its network (EGNN, hidden 256, 9 layers; here in the original's formulation) 1,000 times for a sample. One
-evaluation of 64 molecules by each side is timed, in turns, on molecules of equal sizes: QM9's, and the shipped model's own. The
+EDM evaluates its network (EGNN, hidden 256, 9 layers; here in the original's formulation) 1,000 times for a sample.
+One evaluation of 64 molecules by each side is timed, in turns, at equal sizes: QM9's, and the shipped model's own. The
 counts of evaluations and the shares of valid molecules are those of the model's card and of EDM's paper (91.9 %, QM9).
 """
 

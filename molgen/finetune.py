@@ -137,24 +137,18 @@ class MoleculeTask:
         return [self._term(request) for request in requests]
 
     def _term(self, request: ControlRequest) -> ControlTerm:
-        scorer = find_scorer(request.name, None)
-        outcomes = torch.from_numpy(self._labelled([scorer.name]).properties[scorer.name]).float()
-        control = self.control(request.name)
+        name, outcomes = self.outcomes(request.name)
+        control = Control.of_values(name, outcomes)
         if request.std is not None:
-            predictor = MeasuredPredictor(self._measure([scorer.name]), scorer.name, request.std)
+            predictor = MeasuredPredictor(self._measure([name]), name, request.std)
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
-        learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(scorer.name)
+        learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name)
         return ControlTerm(control, learned, outcomes, gamma=request.gamma)
 
-    def control(self, name: str) -> Control:
-        """The scorer of that name as a control, with its mean and spread in the training data."""
+    def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
+        """The scorer's column, and its values (M,) of the training molecules that may be learnt from."""
         column = find_scorer(name, None).name
-        values = self._labelled([column]).properties[column]
-        return Control(column, mean=float(values.mean()), std=float(values.std()))
-
-    def label_count(self, name: str) -> int:
-        """Labelled molecules that controls may learn from."""
-        return len(self._labelled([name]))
+        return column, torch.from_numpy(self._labelled([column]).properties[column]).float()
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names."""

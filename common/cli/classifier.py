@@ -12,9 +12,8 @@ from common.cli.training import LongRunOptions, run_training
 from common.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from common.diffusion.control import Control
     from common.training.fit import FitConfig, FitResult
     from common.training.module import BatchSource
     from common.training.task import Task
@@ -56,16 +55,12 @@ class LabelledTask(Protocol):
         """See `common.training.task.Task`."""
         ...
 
-    def control(self, name: str) -> Control:
-        """The quantity of that name, with its spread in the data; an `InputError` if the data have none."""
+    def outcomes(self, name: str) -> tuple[str, Tensor]:
+        """The column of that name and its values that may be learnt from; an `InputError` if the data have none."""
         ...
 
     def data(self, batch_size: int, seed: int, labels: Any = (), part: str = "train") -> BatchSource:
         """See `Task.data`."""
-        ...
-
-    def label_count(self, name: str) -> int:
-        """Labelled samples that may be learnt from."""
         ...
 
 
@@ -94,12 +89,14 @@ def run_classifier_training(
     """
     import torch
 
+    from common.diffusion.control import Control
     from common.guidance.noisy_predictor import create_noisy_predictor, noisy_description
     from common.training.classifier import train_classifier
 
     task: Task = domain.task
     base = task.model
-    control = domain.control(options.property)
+    column, outcomes = domain.outcomes(options.property)
+    control = Control.of_values(column, outcomes)
     name = options.name or f"{base.description['name']}-classifier-{control.name}"
     description = {
         **noisy_description(base.description, control, {**network, **options.settings}),
@@ -117,7 +114,7 @@ def run_classifier_training(
             domain.data(options.batch_size, options.seed, [control.name]),
             next(iter(domain.data(_HELD_OUT, 0, [control.name], "val")(0, 0, 1))),
             directory,
-            description=description, labels=domain.label_count(control.name), optimiser=options.optimiser_config(),
+            description=description, labels=len(outcomes), optimiser=options.optimiser_config(),
             fit_config=config, resume=options.resume,
         )  # fmt: skip
         if result.is_first_process and not options.json:

@@ -54,6 +54,11 @@ class Control:
                 "expected 0 (continuous) or at least 2, and above 0"
             )
 
+    @classmethod
+    def of_values(cls, name: str, values: Tensor) -> Control:
+        """A continuous one, standardised by the values (M,) that data have of it."""
+        return cls(name, mean=float(values.mean()), std=float(values.std()))
+
     def nothing(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """(count,) values that ask for nothing: NaN, or -1 for classes."""
         if self.classes:
