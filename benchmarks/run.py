@@ -1,6 +1,7 @@
 """Everything that `make bench` prints: matrix rate, training and sampling throughput, share of the rate, peak memory.
 
     python benchmarks/run.py [--models egnn,transformer,set_transformer,pointwise] [--points 512,2048] [--seconds 15]
+                             [--cpu-seconds]
 
 The floor for shapes is `pointwise`, the network of arXiv 2103.01458 at its T = 100. Run it on an idle machine: two busy
 processes spoil the timings of the threads.
@@ -105,19 +106,19 @@ def shape_subject(name: str, points: int, batch_size: int) -> Subject:
     return Subject(f"{name} {points}", model.denoiser, model.sampler, list(islice(batches, BATCHES)), asked)
 
 
-def rate(step: Callable[[], float], seconds: float) -> float:
+def rate(step: Callable[[], float], seconds: float, clock: Callable[[], float]) -> float:
     """Median work a second of `step`, which returns the work it did; after two warm-up calls."""
     for _ in range(2):
         step()
-    rates, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rates) < 3:
-        start = time.perf_counter()
+    rates, end = [], clock() + seconds
+    while clock() < end or len(rates) < 3:
+        start = clock()
         work = step()
-        rates.append(work / (time.perf_counter() - start))
+        rates.append(work / (clock() - start))
     return sorted(rates)[len(rates) // 2]
 
 
-def matrix_rate(dtype: torch.dtype, size: int = 1024) -> float:
+def matrix_rate(dtype: torch.dtype, clock: Callable[[], float], size: int = 1024) -> float:
     """Floating-point operations a second of a square matrix product."""
     a, b = torch.randn(2, size, size).to(dtype)
 
@@ -125,10 +126,10 @@ def matrix_rate(dtype: torch.dtype, size: int = 1024) -> float:
         torch.mm(a, b)
         return 2 * size**3
 
-    return rate(step, 1.0)
+    return rate(step, 1.0, clock)
 
 
-def bench(subject: Subject, seconds: float, peak: Mapping[str, float]) -> None:
+def bench(subject: Subject, seconds: float, peak: Mapping[str, float], clock: Callable[[], float]) -> None:
     """Print a row for each precision of `peak`: training steps, and whole samples."""
     denoiser, sampler, asked = subject.denoiser, subject.sampler, subject.asked
     algorithm = pretraining(denoiser.network, Likelihood())
@@ -165,7 +166,7 @@ def bench(subject: Subject, seconds: float, peak: Mapping[str, float]) -> None:
                 sampler.sample(denoiser, asked.mask, asked.x.shape[-1], noise, asked.condition)
             return len(asked)
 
-        trained, sampled = rate(training_step, seconds), rate(sampling_step, seconds)
+        trained, sampled = (rate(step, seconds, clock) for step in (training_step, sampling_step))
         shares = [100 * trained * training_flops / peak[precision], 100 * sampled * sampling_flops / peak[precision]]
         print(
             f"{subject.name:21s} {precision:9s} {trained:9.1f} {shares[0]:7.0f} % "
@@ -189,18 +190,23 @@ def main() -> None:
     parser.add_argument("--points", default="512,2048", help="points of a shape")
     parser.add_argument("--seconds", type=float, default=15.0, help="for each figure")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--cpu-seconds", action="store_true", help="one thread, timed by its CPU seconds: for a busy machine"
+    )
     options = parser.parse_args()
     wanted = options.models.split(",")
     unknown = [name for name in wanted if name not in MOLECULE_MODELS and name not in SHAPE_MODELS]
     if unknown:
         parser.error(f"got model '{unknown[0]}', expected one of {', '.join([*MOLECULE_MODELS, *SHAPE_MODELS])}")
-    torch.set_num_threads(options.threads)
+    threads = 1 if options.cpu_seconds else options.threads
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     tuned = tune_allocator()
-    peak = {"float32": matrix_rate(torch.float32)}
+    clock = time.process_time if options.cpu_seconds else time.perf_counter
+    peak = {"float32": matrix_rate(torch.float32, clock)}
     if native_bf16(CPU):
-        peak["bf16"] = matrix_rate(torch.bfloat16)
-    print(f"threads {options.threads}, allocator {'tuned' if tuned else 'default'}, torch {torch.__version__}")
+        peak["bf16"] = matrix_rate(torch.bfloat16, clock)
+    print(f"threads {threads}, allocator {'tuned' if tuned else 'default'}, torch {torch.__version__}")
     print("matrix product 1024: " + ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peak.items()))
     if "bf16" not in peak:
         print("bf16 rows left out: this processor has no bf16 arithmetic, and emulates it some twenty times slower")
@@ -209,13 +215,13 @@ def main() -> None:
     if molecules:
         print_head(f"gdb7-xtb, batch {options.batch_size}", "mol/s")
     for name in molecules:
-        bench(molecule_subject(name, options.batch_size), options.seconds, peak)
+        bench(molecule_subject(name, options.batch_size), options.seconds, peak, clock)
     shapes = [name for name in wanted if name in SHAPE_MODELS]
     if shapes:
         print_head(f"procedural shapes by their points, batch {options.shape_batch_size}", "1/s")
     for points in options.points.split(",") if shapes else []:
         for name in shapes:
-            bench(shape_subject(name, int(points), options.shape_batch_size), options.seconds, peak)
+            bench(shape_subject(name, int(points), options.shape_batch_size), options.seconds, peak, clock)
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -7,6 +7,7 @@ command line must lie where all of them see it.
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,7 @@ class RayLauncher:
         address: of the cluster; None takes the one that RAY_ADDRESS names, or starts one on this machine.
 
     Raises:
-        InputError: Ray is not installed.
+        InputError: Ray is not installed, or no cluster can be reached or started.
     """
 
     def __init__(self, address: str | None = None):
@@ -36,7 +37,15 @@ class RayLauncher:
             raise InputError(f"Ray is not installed, so --workers ray cannot be; {INSTALL}") from error
         self._ray = ray
         if not ray.is_initialized():
-            ray.init(address=address, include_dashboard=False, log_to_driver=False)
+            # Ray reports its usage to its makers unless told not to.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            try:
+                ray.init(address=address, include_dashboard=False, log_to_driver=False)
+            except Exception as error:  # Ray has no class of its own for this
+                cause = " ".join(str(error).split())[:200]
+                raise InputError(
+                    f"no Ray cluster can be reached or started: {cause}; start one (ray start --head) or say a number"
+                ) from error
         logger.info("scoring on a Ray cluster with %d cores", self.capacity())
         # Never restarted and never retried by Ray: the pool counts a death and replaces the worker.
         self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Station)

@@ -163,7 +163,10 @@ class ShapeExporter:
 
 
 def export_shapes(
-    items: Sequence[ShapeItem], exporter: ShapeExporter, workers: int | None = None
+    items: Sequence[ShapeItem],
+    exporter: ShapeExporter,
+    workers: int | None = None,
+    time_limit_s: float = _TIME_LIMIT_S,
 ) -> Iterator[tuple[int, Exported]]:
     """Yield (index, outcome) as shapes are done, in no fixed order; a shape that fails has its reason in `problem`.
 
@@ -171,10 +174,11 @@ def export_shapes(
         items: from `find_items`.
         exporter: what to write, and where.
         workers: processes; None takes all cores.
+        time_limit_s: for one shape.
     """
     if not items:
         return
-    with WorkerPool(exporter, min(workers or available_cores(), len(items)), timeout_s=_TIME_LIMIT_S) as pool:
+    with WorkerPool(exporter, min(workers or available_cores(), len(items)), timeout_s=time_limit_s) as pool:
         for index, result in pool.map(items):
             if isinstance(result, Failure):
                 result = Exported(items[index].name, items[index].source, problem=describe_item_failure(result))

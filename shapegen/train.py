@@ -93,7 +93,7 @@ def new_model(
         name: of the model.
         seed: of the initial weights.
         facts: what else `model.json` shall say (data, task, ...).
-        init_from: start from the weights of this model (name or folder).
+        init_from: start from the weights of this model (name or folder), whatever its classes.
 
     Raises:
         InputError: an unusable configuration, or weights that do not fit.
@@ -101,9 +101,27 @@ def new_model(
     torch.manual_seed(seed)
     model = ShapeModel.create({**config.describe(name, shapes), **facts})
     if init_from is not None:
-        load_weights(model.denoiser, load_pretrained(init_from).denoiser.state_dict(), init_from)
+        load_weights(model.denoiser, _weights_for(model, load_pretrained(init_from)), init_from)
     logger.info("%s: %d shapes, %.2f million parameters", name, len(shapes), learnable_count(model.denoiser) / 1e6)
     return model
+
+
+def _weights_for(model: ShapeModel, base: ShapeModel) -> dict[str, torch.Tensor]:
+    """The weights of `base`, with a column for each class of `model`: its own by name, zero for a new class.
+
+    What a network knows of its classes are its weights `embed_context`, zero at first.
+    """
+    weights = base.denoiser.state_dict()
+    found = {name: value for name, value in weights.items() if "embed_context" not in name}
+    places = [(i, base.class_names.index(c)) for i, c in enumerate(model.class_names) if c in base.class_names]
+    for name, own in model.denoiser.state_dict().items():
+        if "embed_context" in name:
+            found[name] = torch.zeros_like(own)
+            for ours, theirs in places:
+                found[name][:, ours] = weights[name][:, theirs]
+    if len(places) < len(model.class_names):
+        logger.info("the base knows %d of the %d classes", len(places), len(model.class_names))
+    return found
 
 
 def train(

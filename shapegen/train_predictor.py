@@ -176,5 +176,5 @@ def _unit(column: str) -> str | None:
         if column == label.column("m") and label.power:
             return "m" if label.power == 1 else f"m^{label.power}"
         if column == label.column("unitless"):
-            return label.suffix.removeprefix("_")
+            return "degrees" if label.suffix == "_deg" else label.suffix.removeprefix("_")
     return None

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from common.workers import Launcher
 
 
+# Scores that fit on a screen beside each other.
+_SIDE_BY_SIDE = 7
+
+
 class ListedScorer(Protocol):
     """What `rewards` shows of a scorer; the attributes are those of `common.rewards.Quantity` and of the tables."""
 
@@ -102,6 +106,8 @@ def print_scorers(scorers: Sequence[Mapping[str, Any]], measured: bool) -> None:
     if measured:
         columns.insert(6, "ms a sample")
     print_table("scorers", columns, rows)
+    if not measured:
+        print("what each costs on this machine, per sample: --measure")
 
 
 def read_aims(
@@ -117,11 +123,12 @@ def read_aims(
     Raises:
         InputError: nothing to score, or something that cannot be read.
     """
-    from common.rewards import Objective
+    from common.rewards import Objective, find_aggregate
     from common.workers import choose_workers
 
     if not options.reward:
         raise InputError(f"nothing to score; give --reward NAME (`{program} rewards` lists all)")
+    find_aggregate(options.aggregate)
     workers, launcher = choose_workers(options.workers)
     conditions = read(options.reward, launcher)
     aims = any(condition.goal is not None for condition in conditions)
@@ -214,15 +221,13 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _print(result: dict[str, Any], noun: str, options: ScoringOptions, remarks: Sequence[str]) -> None:
     rows = result[noun]
-    keys = [key for key in (rows[0] if rows else {}) if key not in ("reward_valid", "failures")]
-    if rows and any(row["failures"] for row in rows[: options.show]):
-        keys.append("failures")
     units = {name: column["unit"] for name, column in result["columns"].items()}
-    print_table(
-        f"{len(rows)} {noun}",
-        [f"{key} [{units[key]}]" if units.get(key) else key for key in keys],
-        [[_cell(row[key]) for key in keys] for row in rows[: options.show]],
-    )
+    for keys in _tables(rows, units, options.show):
+        print_table(
+            f"{len(rows)} {noun}",
+            [f"{key} [{units[key]}]" if units.get(key) else key for key in keys],
+            [[_cell(row[key]) for key in keys] for row in rows[: options.show]],
+        )
     if len(rows) > options.show:
         print(f"... and {len(rows) - options.show} more (--show N, --output FILE.csv)")
     summary = [
@@ -238,6 +243,18 @@ def _print(result: dict[str, Any], noun: str, options: ScoringOptions, remarks: 
         print(f"failed: {count} x {reason}")
     if options.output:
         print(options.output)
+
+
+def _tables(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], show: int) -> list[list[str]]:
+    """The columns of each table: what a sample is, a few scores, and why they failed where one table holds all."""
+    if not rows:
+        return [[]]
+    heads = [key for key in rows[0] if key not in scores and key not in ("reward", "reward_valid", "failures")]
+    values = [key for key in rows[0] if key in scores or key == "reward"]
+    parts = [values[start : start + _SIDE_BY_SIDE] for start in range(0, len(values), _SIDE_BY_SIDE)]
+    # With many scores the reasons would fill the screen; they are counted below the tables.
+    failures = ["failures"] if len(parts) == 1 and any(row["failures"] for row in rows[:show]) else []
+    return [[*heads, *part, *failures] for part in parts]
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Rewards: what users want, named, measured, combined; failures are counted and never win."""
 
-from common.rewards.aggregate import AGGREGATES
+from common.rewards.aggregate import AGGREGATES, find_aggregate
 from common.rewards.cache import Score, ScoreCache, geometry_hash
 from common.rewards.composed import ComposedReward, Measure, Measured, Objective
 from common.rewards.conditions import Condition, parse, required, rewarded, warn_outside
@@ -27,6 +27,7 @@ __all__ = [
     "ScoreCache",
     "Target",
     "check_gradient",
+    "find_aggregate",
     "find_quantity",
     "geometry_hash",
     "parse",

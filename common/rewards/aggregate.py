@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from common.named import nearest
 from common.rewards.conditions import Condition
 from common.rewards.goals import Goal, Maximise
 
@@ -70,3 +71,11 @@ AGGREGATES: dict[str, Aggregate] = {
     "product": product,
     "lexicographic": lexicographic,
 }
+
+
+def find_aggregate(name: str) -> Aggregate:
+    """The aggregate called `name`; an `InputError` names the nearest otherwise."""
+    if name not in AGGREGATES:
+        known = ", ".join(AGGREGATES)
+        raise InputError(f"got aggregate '{name}'{nearest(name, AGGREGATES)}; expected one of {known}")
+    return AGGREGATES[name]

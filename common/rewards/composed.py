@@ -13,8 +13,7 @@ from torch import Tensor
 
 from common.diffusion import State
 from common.errors import InputError
-from common.named import nearest
-from common.rewards.aggregate import AGGREGATES
+from common.rewards.aggregate import find_aggregate
 from common.rewards.conditions import Condition, required, rewarded
 from common.rewards.reward import RewardResult, check_gradient, checked_values
 
@@ -67,9 +66,7 @@ class Objective:
     """
 
     def __init__(self, conditions: Sequence[Condition], aggregate: str = "weighted_sum", floor: float | None = None):
-        if aggregate not in AGGREGATES:
-            known = ", ".join(AGGREGATES)
-            raise InputError(f"got aggregate '{aggregate}'{nearest(aggregate, AGGREGATES)}; expected one of {known}")
+        self._combine = find_aggregate(aggregate)
         if floor is not None and not math.isfinite(floor):
             raise InputError(f"got the floor {floor}, expected a finite number")
         self.conditions = tuple(conditions)
@@ -77,7 +74,7 @@ class Objective:
         self.filters = required(conditions)
         self.aggregate, self.floor = aggregate, floor
         # A goal that the aggregate cannot use is found here, not after an hour of sampling.
-        AGGREGATES[aggregate](self.goals, [torch.zeros(1) for _ in self.goals])
+        self._combine(self.goals, [torch.zeros(1) for _ in self.goals])
 
     def __str__(self) -> str:
         floor = "" if self.floor is None else f", failures get {self.floor:g}"
@@ -110,7 +107,7 @@ class Objective:
             if dropped := int((valid & ~met).sum()):
                 failures[f"does not meet '{condition.text}'"] += dropped
             valid &= met
-        total = AGGREGATES[self.aggregate](self.goals, [_filled(raw).to(device, dtype) for raw in goals])
+        total = self._combine(self.goals, [_filled(raw).to(device, dtype) for raw in goals])
         overflow = valid & ~torch.isfinite(total)
         if overflow.any():
             failures["reward not finite"] += int(overflow.sum())

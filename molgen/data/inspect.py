@@ -8,25 +8,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from rdkit import Chem
 
+from common.columns import ColumnSummary, column_lines
 from molgen.data.molecules import MoleculeSet
 from molgen.data.properties import PROPERTIES
 
 _BAR = 40
-
-
-@dataclass(frozen=True)
-class PropertySummary:
-    """One property column: how many values are there, and where they lie."""
-
-    name: str
-    unit: str
-    count: int
-    missing: int
-    mean: float
-    std: float
-    minimum: float
-    median: float
-    maximum: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ class Summary:
     num_charged: int
     num_without_hydrogen: int
     extent_angstrom: float
-    properties: tuple[PropertySummary, ...]
+    properties: tuple[ColumnSummary, ...]
 
     def to_dict(self) -> dict:
         """Plain data for JSON (keys of the histograms become text; NaN where a column has no values)."""
@@ -82,14 +68,7 @@ class Summary:
         most = max(self.atom_counts.values(), default=1)
         for size, count in self.atom_counts.items():
             lines.append(f"  {size:4d} {count:8d} {'#' * max(1, round(_BAR * count / most))}")
-        if self.properties:
-            width = max(len(p.name) for p in self.properties)
-            heading = ("mean", "std", "min", "median", "max")
-            lines.append(f"{'property':<{width}}" + "".join(f"{h:>14}" for h in heading) + f"{'missing':>9}")
-            for p in self.properties:
-                figures = "".join(f"{v:14.6g}" for v in (p.mean, p.std, p.minimum, p.median, p.maximum))
-                lines.append(f"{p.name:<{width}}{figures}{p.missing:9d}")
-        return lines
+        return lines + column_lines(self.properties)
 
 
 def summarise(molecules: MoleculeSet) -> Summary:
@@ -115,7 +94,7 @@ def summarise(molecules: MoleculeSet) -> Summary:
         num_charged=0 if molecules.charges is None else int(np.count_nonzero(molecules.charges)),
         num_without_hydrogen=int(np.count_nonzero(hydrogens == 0)),
         extent_angstrom=_extent(molecules, owner),
-        properties=tuple(_summarise_column(name, values) for name, values in molecules.properties.items()),
+        properties=tuple(_column(name, values) for name, values in molecules.properties.items()),
     )
 
 
@@ -133,8 +112,6 @@ def _extent(molecules: MoleculeSet, owner: np.ndarray) -> float:
     return float(np.linalg.norm(positions - centres[owner], axis=1).max())
 
 
-def _summarise_column(name: str, values: np.ndarray) -> PropertySummary:
-    there = values[np.isfinite(values)]
+def _column(name: str, values: np.ndarray) -> ColumnSummary:
     unit = next((p.unit for p in PROPERTIES.values() if p.column == name), "")
-    figures = (there.mean(), there.std(), there.min(), np.median(there), there.max()) if len(there) else (np.nan,) * 5
-    return PropertySummary(name, unit, len(there), len(values) - len(there), *map(float, figures))
+    return ColumnSummary.of(name, values, unit)

@@ -179,16 +179,16 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
     for scorer in REWARDS.values():
         if wanted in (scorer.name, *scorer.aliases):
             return _with_argument(scorer, argument)
-    if wanted.startswith(predicted.PREFIX):
-        # A property that only the predictor in parentheses knows.
-        if not argument:
-            raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
-        return predicted.resolve(_predicted(name[len(predicted.PREFIX) :], None, None), argument)
     installed = installed_functions(GROUP)
     if ":" in name or name in installed:
         if argument is not None:
             raise InputError(f"got '{name}({argument})': a function takes no argument in parentheses")
         return _user_scorer(name, launcher)
+    if wanted.startswith(predicted.PREFIX):
+        # A property that only the predictor in parentheses knows.
+        if not argument:
+            raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
+        return predicted.resolve(_predicted(name[len(predicted.PREFIX) :], None, None), argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
     hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
     raise InputError(f"unknown reward '{name}'{hint}; `molgen rewards` lists all")

@@ -44,6 +44,9 @@ class EvaluateOptions(CommonOptions):
     )
     train: str = option("", "training shapes, by name, folder or file; then all of --reference is held out")
     full: bool = option(False, "all shapes and points (hours) instead of subsets with wider intervals (minutes)")
+    shapes: int | None = option(
+        None, "shapes of each set for Chamfer distances and JSD, and of each class (default: 100 and 40; --full: all)"
+    )
     data_folder: str = option("data", "folder that holds the named data sets")
     classes: list[str] | None = option(None, "only these classes (default: all)")
     count_per_class: int | None = option(None, "procedural: shapes of each class (default: as in the training)")
@@ -61,9 +64,13 @@ class EvaluateOptions(CommonOptions):
 def run(options: EvaluateOptions) -> dict[str, Any]:
     """Judge and print."""
     from common.cli.doctor import pick_device
+    from shapegen.metrics.protocols import find_protocol
     from shapegen.metrics.report import evaluate
     from shapegen.results import RAW_SAMPLES
 
+    protocol = find_protocol("full" if options.full else "quick")
+    if options.shapes is not None:
+        protocol = protocol.with_shapes(options.shapes)
     device = pick_device(options.device)
     path = Path(options.samples)
     is_run = (path / RAW_SAMPLES).exists()
@@ -76,7 +83,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         samples.points,
         reference.points,
         None if train is None else train.points,
-        mode="full" if options.full else "quick",
+        mode=protocol,
         sample_classes=names,
         reference_classes=None if names is None else _labels(reference),
         train_classes=None if names is None or train is None else _labels(train),

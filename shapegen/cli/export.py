@@ -42,6 +42,7 @@ class ExportOptions(CommonOptions):
     output_dir: str = option("", "folder for the files (default: RUN/meshes or RUN/points; runs/export for files)")
     overwrite: bool = option(False, "replace the files of an earlier export")
     show: int = option(40, "rows printed; those with a defect come first")
+    time_limit: float = option(900.0, "seconds for one shape; more where other work keeps the processor busy")
     workers: int | None = option(None, "processes (default: one a core)")
 
 
@@ -52,13 +53,15 @@ def run(options: ExportOptions) -> dict[str, Any]:
 
     exporter = _exporter(options)
     exporter.check()
+    if not options.time_limit > 0:
+        raise InputError(f"got --time-limit {options.time_limit}, expected seconds above 0")
     items = find_items(options.shapes, options.unit, options.count)
     if not items:
         raise InputError(f"nothing to export: {', '.join(options.shapes)} holds no shapes")
     directory = RunDirectory.create(exporter.folder, overwrite=options.overwrite)
     directory.write_config(options)
     directory.write_provenance(sources=options.shapes)
-    found = _export(items, exporter, options.workers)
+    found = _export(items, exporter, options)
     done = [one for one in found if one is not None]
     _write(directory.path, done)
     result = {
@@ -90,14 +93,14 @@ def _exporter(options: ExportOptions) -> ShapeExporter:
     )  # fmt: skip
 
 
-def _export(items: Sequence[ShapeItem], exporter: ShapeExporter, workers: int | None) -> list[Exported | None]:
+def _export(items: Sequence[ShapeItem], exporter: ShapeExporter, options: ExportOptions) -> list[Exported | None]:
     """The outcome of each shape, None for those that Ctrl-C left undone."""
     from shapegen.export import export_shapes
 
     found: list[Exported | None] = [None] * len(items)
     began = last = time.monotonic()
     try:
-        for done, (index, one) in enumerate(export_shapes(items, exporter, workers), 1):
+        for done, (index, one) in enumerate(export_shapes(items, exporter, options.workers, options.time_limit), 1):
             found[index] = one
             if one.problem:
                 logger.warning("%s: %s", one.source, one.problem)

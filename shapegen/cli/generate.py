@@ -20,12 +20,13 @@ from common.cli.generation import (
     read_targets,
     sample_in_parts,
 )
+from common.cli.guidance import classifier_weight
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
-    from common.guidance import GuidedSampler
+    from common.guidance import GuidedSampler, NoisyPredictor
     from shapegen.data.shapes import ShapeSet
     from shapegen.model import ShapeModel
 
@@ -63,7 +64,9 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     model = load_pretrained(options.model, device)
     class_name, asked = wanted(options, model)
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
-    reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if asked.rewards else None
+    rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
+    reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None
+    log_weight = classifier_weight(options, _classifier(options, model), asked.values)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -78,10 +81,10 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    with guided(options, sampler, model.denoiser, reward) as guide:
+    with guided(options, sampler, model.denoiser, reward, log_weight) as guide:
         shapes = _sample(options, model, class_name, asked.inputs, guide, directory)
     facts = generation_facts(options, sampler, guide, len(shapes), time.monotonic() - started)
-    write_samples(directory.path, shapes)
+    write_samples(directory.path, shapes, device)
     write_json(directory / "metrics.json", facts)
     if options.pictures > 0 and len(shapes):
         draw_samples(directory / "samples.png", shapes, options.pictures)
@@ -116,6 +119,15 @@ def wanted(options: GenerateOptions, model: ShapeModel) -> tuple[str | None, Ask
     asked = read_targets(options, [*(["class"] if names else []), *(one.name for one in model.controls)], find)
     index = asked.inputs.pop("class", None)
     return None if index is None else names[int(index)], asked
+
+
+def _classifier(options: GenerateOptions, model: ShapeModel) -> NoisyPredictor | None:
+    from common.guidance import load_noisy_predictor
+    from shapegen.predictors import NOISY_NETWORKS
+
+    if options.classifier is None:
+        return None
+    return load_noisy_predictor(Path(options.classifier), model.description, NOISY_NETWORKS, model.device)
 
 
 def _sample(

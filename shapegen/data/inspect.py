@@ -7,23 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from common.columns import ColumnSummary, column_lines
 from shapegen.data.shapes import ShapeSet
 
 _BAR = 40
-
-
-@dataclass(frozen=True)
-class PropertySummary:
-    """One property column: how many values are there, and where they lie."""
-
-    name: str
-    count: int
-    missing: int
-    mean: float
-    std: float
-    minimum: float
-    median: float
-    maximum: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,7 @@ class Summary:
     median: float
     largest: float
     has_normals: bool
-    properties: tuple[PropertySummary, ...]
+    properties: tuple[ColumnSummary, ...]
 
     def to_dict(self) -> dict:
         """Plain data for JSON (NaN where a column has no values)."""
@@ -68,14 +55,7 @@ class Summary:
         for name, count in self.classes.items():
             bar = "#" * max(1, round(_BAR * count / most)) if count else ""
             lines.append(f"  {name:<{width}} {count:8d} {self.class_sizes[name]:10.4g}{unit}  {bar}")
-        if self.properties:
-            width = max(len(p.name) for p in self.properties)
-            heading = ("mean", "std", "min", "median", "max")
-            lines.append(f"{'property':<{width}}" + "".join(f"{h:>13}" for h in heading) + f"{'missing':>9}")
-            for p in self.properties:
-                figures = "".join(f"{v:13.5g}" for v in (p.mean, p.std, p.minimum, p.median, p.maximum))
-                lines.append(f"{p.name:<{width}}{figures}{p.missing:9d}")
-        return lines
+        return lines + column_lines(self.properties)
 
 
 def summarise(shapes: ShapeSet) -> Summary:
@@ -95,11 +75,5 @@ def summarise(shapes: ShapeSet) -> Summary:
         median=float(np.median(sizes)),
         largest=float(sizes.max()),
         has_normals=shapes.normals is not None,
-        properties=tuple(_summarise_column(name, values) for name, values in shapes.properties.items()),
+        properties=tuple(ColumnSummary.of(name, values) for name, values in shapes.properties.items()),
     )
-
-
-def _summarise_column(name: str, values: np.ndarray) -> PropertySummary:
-    there = values[np.isfinite(values)]
-    figures = (there.mean(), there.std(), there.min(), np.median(there), there.max()) if len(there) else (np.nan,) * 5
-    return PropertySummary(name, len(there), len(values) - len(there), *map(float, figures))

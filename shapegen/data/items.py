@@ -32,6 +32,7 @@ class ShapeItem:
         points: (P, 3) in `unit`, Z up; None where it is still in the file `source`.
         unit: `m`, `cm`, `mm` or `unitless`.
         class_name: empty where unknown.
+        problem: why it cannot be read, where that is known already.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ShapeItem:
     points: np.ndarray | None
     unit: str
     class_name: str = ""
+    problem: str = ""
 
 
 # A mesh, or points (P, 3); Z up; and their unit.
@@ -96,9 +98,12 @@ def read_item(item: ShapeItem, up: str = "z") -> Shape:
     Raises:
         InputError: the file cannot be read as its suffix says, or holds nothing.
     """
+    if item.problem:
+        raise InputError(item.problem)
     if item.points is not None:
-        # Sets are Z up; bare arrays do not say it.
-        return (item.points if item.class_name else item.points @ UP_AXES[up].T), item.unit
+        # Sets are Z up; bare arrays do not say it. NaN is for those to report who take the shape.
+        with np.errstate(invalid="ignore"):
+            return (item.points if item.class_name else item.points @ UP_AXES[up].T), item.unit
     suffix = Path(item.source).suffix.lower()
     content = read_bytes(Path(item.source), suffix)
     try:
@@ -179,7 +184,8 @@ def _items_of(path: Path, unit: str) -> Iterator[ShapeItem]:
         try:
             clouds = read_array(path)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            yield ShapeItem(path.stem, str(path), None, unit, problem=str(error))
+            return
         for k, points in enumerate(clouds):
             single = len(clouds) == 1
             name = path.stem if single else f"{k:05d}-{path.stem}"

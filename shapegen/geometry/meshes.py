@@ -22,6 +22,8 @@ from common.errors import InputError
 FORMATS = ("glb", "stl", "ply", "obj")
 UP_AXES = ("x", "y", "z")
 _MAX_FACES = 20_000_000
+# Numbers in files are float32: so many times its own size away from the origin, a mesh keeps a ten-thousandth of it.
+_MAX_REACH = 1000.0
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def export_mesh(
         The report on the file's mesh, in the file's unit (GLB metres, else millimetres).
 
     Raises:
-        InputError: an empty or broken mesh, an unknown format, or a size that isn't positive.
+        InputError: an empty or broken mesh, one far from the origin, an unknown format, or a size that isn't positive.
         RuntimeError: the file that was written doesn't hold the mesh.
     """
     path = Path(path)
@@ -172,6 +174,9 @@ def export_mesh(
     if not (np.isfinite(factor) and factor > 0):
         raise InputError(f"got the size {unit_mm if scale_mm is None else scale_mm} mm, expected a positive number")
     vertices = in_file_frame(upright(mesh.vertices, up) * factor, kind)
+    reach = float(np.abs(vertices).max() / np.ptp(vertices, axis=0).max())
+    if reach > _MAX_REACH:
+        raise InputError(f"the mesh lies {reach:.0e} times its own size away from the origin; move it there")
     written = trimesh.Trimesh(vertices, mesh.faces, process=False)
     with atomic_writer(path, "wb") as file:
         data = written.export(file_type=kind)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.errors import InputError
 from shapegen.metrics.distances import Kind
+
+# Below, a set says nothing about a distribution.
+MIN_SHAPES = 5
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class Protocol:
     class_kinds: tuple[Kind, ...] = ("cd", "emd")
     train_shapes: int | None = None
     train_points: int | None = None
+
+    def with_shapes(self, count: int) -> Protocol:
+        """The same with `count` shapes of each set, and of each class, for Chamfer metrics and JSD.
+
+        Raises:
+            InputError: too few to compare sets.
+        """
+        if count < MIN_SHAPES:
+            raise InputError(f"got {count} shapes, at least {MIN_SHAPES} are needed to compare sets")
+        return replace(self, name=f"{self.name}, {count} shapes", cd_shapes=count, class_shapes=count)
 
 
 # One to two minutes on two cores with a dozen classes; intervals of 1-NNA of about +-8 points, by class of +-13.

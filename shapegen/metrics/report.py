@@ -16,12 +16,10 @@ from common.metrics import Metric, from_draws, resamples
 from common.workers import WorkerPool, available_cores
 from shapegen.metrics.distances import Kind, distance_matrix, distance_pool, pair_seconds
 from shapegen.metrics.generation import divergence_metrics, matrix_metrics
-from shapegen.metrics.protocols import Protocol, find_protocol
+from shapegen.metrics.protocols import MIN_SHAPES, Protocol, find_protocol
 
 logger = logging.getLogger(__name__)
 
-# Below, a set says nothing about a distribution.
-MIN_SHAPES = 5
 # A sample is novel (unique) when it is farther from the training set (from other samples) than this share of the
 # references is from the training set (from other references): a perfect sampler scores 95 %.
 _CLOSE_SHARE = 0.05

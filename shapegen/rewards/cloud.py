@@ -47,38 +47,38 @@ class Cloud:
         mask: (B, N) bool, True = real.
         usable: (B,) bool: at least 32 finite points, neither a few many times over nor in one plane. The others hold a
             stand-in, so that nothing spoils a gradient; what is computed of them is to be replaced by NaN (`known`).
-        file_unit: length of one unit of the files that users name, in the unit of the points.
+        unit: of the shapes before they were turned to metres, and of the files that users name; `unitless` if unknown.
     """
 
     points: Tensor
     mask: Tensor
     usable: Tensor
-    file_unit: float = 1.0
+    unit: str = "m"
 
     @classmethod
     def of_state(cls, state: State, codec: ShapeCodec) -> Cloud:
         """The clouds of a clean state of N >= 32 points, in metres where the codec's unit is a length."""
         dtype = torch.promote_types(state.x.dtype, torch.float32)
         centre = torch.tensor(codec.centre, dtype=dtype, device=state.x.device)
-        unit = METRES.get(codec.unit, 1.0)
-        return cls.of_points((state.x[..., :3].to(dtype) * codec.scale + centre) * unit, state.mask, unit)
+        points = (state.x[..., :3].to(dtype) * codec.scale + centre) * METRES.get(codec.unit, 1.0)
+        return cls.of_points(points, state.mask, codec.unit)
 
     @classmethod
-    def of_points(cls, points: Tensor, mask: Tensor, file_unit: float = 1.0) -> Cloud:
+    def of_points(cls, points: Tensor, mask: Tensor, unit: str = "m") -> Cloud:
         """Clouds of points (B, N, 3) with N >= 32 and mask (B, N)."""
         real = torch.where(mask[..., None], points.detach(), torch.zeros_like(points))
         usable = (mask.sum(dim=1) >= MIN_POINTS) & torch.isfinite(real).all(dim=2).all(dim=1)
         with torch.no_grad():
-            first = cls._with_stand_ins(points.detach(), mask, usable, file_unit)
+            first = cls._with_stand_ins(points.detach(), mask, usable, unit)
             sound = usable & first._sound
         if torch.equal(sound, usable) and not (torch.is_grad_enabled() and points.requires_grad):
             return first
-        return cls._with_stand_ins(points, mask, sound, file_unit)
+        return cls._with_stand_ins(points, mask, sound, unit)
 
     @classmethod
-    def _with_stand_ins(cls, points: Tensor, mask: Tensor, usable: Tensor, file_unit: float) -> Cloud:
+    def _with_stand_ins(cls, points: Tensor, mask: Tensor, usable: Tensor, unit: str) -> Cloud:
         points = torch.where((usable[:, None] & mask)[..., None], points, _sphere(points.shape[1], points))
-        return cls(points, mask | ~usable[:, None], usable, file_unit)
+        return cls(points, mask | ~usable[:, None], usable, unit)
 
     def known(self, values: Tensor) -> Tensor:
         """Values (B,) with NaN for what is no cloud of a body."""

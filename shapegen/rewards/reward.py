@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +11,24 @@ from types import TracebackType
 import torch
 
 from common.diffusion import State
-from common.rewards import ComposedReward, Condition, Measure, Measured, Objective, RewardResult, ScoreCache, parse
+from common.errors import InputError
+from common.rewards import (
+    ComposedReward,
+    Condition,
+    Measure,
+    Measured,
+    Objective,
+    RewardResult,
+    ScoreCache,
+    parse,
+    warn_outside,
+)
 from common.workers import Launcher
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.shapes import METRES
 from shapegen.rewards.cloud import MIN_POINTS, Cloud
 from shapegen.rewards.scoring import Given, ShapeScorer, estimate
 from shapegen.rewards.table import Place, Scorer, check_unit, find_scorer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,6 @@ class ShapeReward:
         except BaseException:
             self.close()
             raise
-        logger.info("reward: %s", self._reward)
 
     @property
     def differentiable(self) -> bool:
@@ -156,11 +163,13 @@ class ShapeReward:
 
 
 def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
-    """Conditions on scorers, from texts or as they are."""
+    """Conditions on scorers, from texts or as they are; what a predictor never saw is warned of."""
     if not isinstance(spec, str) and spec and all(isinstance(part, Condition) for part in spec):
         return tuple(part for part in spec if isinstance(part, Condition))
     texts = [spec] if isinstance(spec, str) else [str(part) for part in spec]
-    return parse(texts, partial(find_scorer, launcher=launcher))
+    conditions = parse(texts, partial(find_scorer, launcher=launcher))
+    warn_outside(conditions, {s.name: s.trained_on for s in scorers_of(conditions) if s.trained_on is not None})
+    return conditions
 
 
 def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:
@@ -185,6 +194,9 @@ def _check_codec(scorers: list[Scorer], codec: ShapeCodec) -> None:
     if codec.mode == "per_shape":
         remedy = "size was normalised away (per_shape): " + remedy
     check_unit(scorers, codec.unit, "the model's shapes have", remedy)
+    for scorer in scorers:
+        if scorer.trained_on is not None and codec.mode == "per_shape":
+            raise InputError(f"{scorer.name} learned from shapes that have a size, but the model's have none; {remedy}")
 
 
 def _example(codec: ShapeCodec, count: int = 4, size: int = 64) -> State:

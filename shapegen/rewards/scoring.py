@@ -16,7 +16,6 @@ from common.errors import InputError
 from common.rewards import Score, ScoreCache, geometry_hash
 from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers
 from common.workers import Failure, Launcher, WorkerPool
-from shapegen.data.shapes import METRES
 from shapegen.families.surface import sample_surface
 from shapegen.rewards.calculation import BodyItem, CloudItem, DropItem, Triangles, as_mesh, calculate
 from shapegen.rewards.cloud import MIN_POINTS, Cloud
@@ -91,7 +90,7 @@ class ShapeScorer:
         self.scorers = tuple(scorers)
         self.cache = ScoreCache() if cache is None else cache
         self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
-        self._file_unit, self._device = METRES.get(unit, 1.0), device
+        self._unit, self._device = unit, device
         self._pools: dict[str, WorkerPool] = {}
 
     def __enter__(self) -> ShapeScorer:
@@ -172,7 +171,7 @@ class ShapeScorer:
         for row, real, cloud in zip(points, mask, clouds, strict=True):
             row[: len(cloud)], real[: len(cloud)] = cloud, True
         x = torch.from_numpy(points).to(self._device, torch.float32)
-        return Cloud.of_points(x, torch.from_numpy(mask).to(self._device), self._file_unit)
+        return Cloud.of_points(x, torch.from_numpy(mask).to(self._device), self._unit)
 
     def _compute(
         self, shapes: Sequence[Given], todo: Mapping[str, list[int]]

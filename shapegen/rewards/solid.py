@@ -264,7 +264,7 @@ def _thinned(cloud: Cloud, part: slice, count: int) -> Cloud:
         index = torch.where(few, steps.expand(len(mask), -1), steps * number // count)
         points = points.gather(1, index[..., None].expand(-1, -1, 3))
         mask = mask.gather(1, index)
-    return Cloud(points, mask, cloud.usable[part])
+    return Cloud(points, mask, cloud.usable[part], cloud.unit)
 
 
 def _checkpointed(function: Callable[..., Any], *tensors: Tensor) -> Any:

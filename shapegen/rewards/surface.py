@@ -216,7 +216,7 @@ def read_partial(path: str) -> tuple[np.ndarray, str]:
 def _given(cloud: Cloud, path: str) -> Tensor:
     """(P, 3) points of a file, in the unit of the cloud."""
     points, unit = read_partial(path)
-    points = points * METRES.get(unit, cloud.file_unit)
+    points = points * METRES.get(unit, METRES.get(cloud.unit, 1.0))
     return torch.as_tensor(points, dtype=cloud.points.dtype, device=cloud.points.device)
 
 

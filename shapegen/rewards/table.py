@@ -18,7 +18,7 @@ from common.user_function import FunctionInfo, UserFunction, installed_functions
 from common.workers import Launcher
 from shapegen.data.shapes import METRES
 from shapegen.families.labels import LABELS
-from shapegen.rewards import surface
+from shapegen.rewards import predicted, surface
 from shapegen.rewards.body import DROP_STABLE, DROP_TILT
 from shapegen.rewards.calculation import as_cloud, as_mesh, as_points, as_tensor
 from shapegen.rewards.cloud import Cloud
@@ -58,6 +58,7 @@ class Scorer(Quantity):
         on_cloud: for `Place.POINTS`: clouds and argument -> (B,), differentiable.
         exact: name in `body.FUNCTIONS` of the exact value of a mesh; "" where a mesh has none.
         packages: whose version its values depend on.
+        trained_on: lowest and highest value in the data that a predictor learned from; None for what is computed.
         source, info: for `Place.USER`.
     """
 
@@ -69,6 +70,7 @@ class Scorer(Quantity):
     on_cloud: Callable[[Cloud, str], Tensor] | None = None
     exact: str = ""
     packages: tuple[str, ...] = ()
+    trained_on: tuple[float, float] | None = None
     source: UserFunction | None = None
     info: FunctionInfo | None = None
 
@@ -241,6 +243,8 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
         if argument is not None:
             raise InputError(f"got '{name}({argument})': a function takes no argument in parentheses")
         return _user_scorer(name, launcher)
+    if wanted.startswith(predicted.PREFIX):
+        return _predicted(wanted, argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
     hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
     raise InputError(f"unknown reward '{name}'{hint}; `shapegen rewards` lists all")
@@ -254,6 +258,15 @@ def _with_argument(scorer: Scorer, argument: str | None) -> Scorer:
     if not argument or scorer.check is None:
         raise InputError(f"{scorer.name} needs a {scorer.takes} in parentheses: {scorer.name}({scorer.takes})")
     return replace(scorer, name=f"{scorer.name}({argument})", argument=scorer.check(argument))
+
+
+def _predicted(name: str, argument: str | None) -> Scorer:
+    output, source, values = predicted.find_predicted(name, argument)
+    return Scorer(
+        name=f"{predicted.PREFIX}{output.name}({argument})", unit=output.unit, argument=argument or "",
+        description=f"{output.name}, predicted by {source}", trained_on=(output.low, output.high),
+        place=Place.POINTS, on_cloud=values,
+    )  # fmt: skip
 
 
 def _user_scorer(name: str, launcher: Launcher | None) -> Scorer:

@@ -228,6 +228,20 @@ def test_the_ray_launcher_keeps_the_order_of_messages(monkeypatch):
     assert ray.killed == 4
 
 
+def test_a_cluster_that_cannot_be_reached_is_one_line(monkeypatch):
+    from common.ray_workers import RayLauncher
+
+    def init(**_):
+        raise ConnectionError("no\nroute")
+
+    ray = RayInThreads()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(InputError, match="no Ray cluster can be reached or started: no route"):
+        RayLauncher()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_the_error_says_how_to_get_it():
     from common.ray_workers import RayLauncher

@@ -88,6 +88,15 @@ def test_brackets_of_names_survive_the_table(folder, capsys):
     assert "substructure([NX3,OX2])" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_many_scores_come_in_several_tables(folder, capsys):
+    names = ["valid", "stable", "atom_stability", "qed", "logp", "tpsa", "sa_score", "rings", "heavy_atoms"]
+    assert main(["score", str(folder / "mine.xyz"), "--reward", ", ".join(names), "--workers", "1"]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if "smiles" in line]
+    assert [head.count("┃") for head in heads] == [10, 5]
+    assert "sa_score" in heads[0]
+    assert "heavy_atoms" in heads[1]
+
+
 def test_a_yaml_file_composes_and_what_is_typed_beats_it(folder, capsys):
     config = folder / "aims.yaml"
     config.write_text("reward: ['qed=0.4±0.1', require valid]\naggregate: product\n")
@@ -98,6 +107,22 @@ def test_a_yaml_file_composes_and_what_is_typed_beats_it(folder, capsys):
     assert json.loads(capsys.readouterr().out)["reward"] == "product of maximise qed from 0 to 1; measure rings"
 
 
+@pytest.mark.slow
+def test_a_local_ray_gives_the_scores_of_the_pool(folder, capsys, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.chdir(folder)
+    arguments = ["score", "mine.xyz", "--reward", "gap, qed", "--reward", "my_score.py:score", "--json"]
+    try:
+        found = []
+        for workers in ("1", "ray"):
+            assert main([*arguments, "--workers", workers]) == 0
+            found.append(json.loads(capsys.readouterr().out))
+    finally:
+        ray.shutdown()
+    assert found[0]["columns"]["gap_ev"]["n"] == 5
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -105,6 +130,7 @@ def test_a_yaml_file_composes_and_what_is_typed_beats_it(folder, capsys):
         (["--reward", "gpa=4.5"], 2, "did you mean 'gap'"),
         (["--reward", "gap=4.5 meV"], 2, "gap_ev is in eV"),
         (["--reward", "maximise gap", "--aggregate", "product"], 2, "from LOW to HIGH"),
+        (["--reward", "qed", "--aggregate", "produkt"], 2, "did you mean 'product'"),
         (["--reward", "qed", "--workers", "many"], 2, "expected a number from 1 on, or ray"),
         (["--reward", "qed", "--time-limit", "0"], 2, "expected more than 0"),
         (["--reward", "my.py:score"], 2, "no such file"),

@@ -119,7 +119,8 @@ def test_bad_meshes_leave_no_file(tmp_path):
     empty = trimesh.Trimesh(np.zeros((3, 3)), np.zeros((0, 3), int), process=False)
     flat = trimesh.Trimesh(np.zeros((3, 3)), [[0, 1, 2]], process=False)
     lost = trimesh.Trimesh(np.full((3, 3), np.nan), [[0, 1, 2]], process=False)
-    for mesh, message in ((empty, "no faces"), (flat, "no area"), (lost, "NaN")):
+    far = box().apply_translation((1e9, 0, 0))
+    for mesh, message in ((empty, "no faces"), (flat, "no area"), (lost, "NaN"), (far, "away from the origin")):
         with pytest.raises(InputError, match=message):
             export_mesh(mesh, tmp_path / "bad.stl")
     with pytest.raises(InputError, match="expected glb, stl, ply, obj"):

@@ -2,14 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import trimesh
+from contracts.shape_cases import box, points_on
 
 from shapegen.cli import main
 from shapegen.cli.train import shared_by_processes
 from shapegen.data.shapes import ShapeSet
+from shapegen.results import cloud_properties, write_samples
 
 NETWORK = '{"name": "set_transformer", "width": 32, "point_width": 32, "n_latents": 4, "n_blocks": 1, "cond_width": 16}'
 
@@ -56,6 +59,25 @@ def test_every_run_directory_is_a_model(trained, tmp_path, capsys):
         cloud = trimesh.load(tmp_path / "a" / row["file"])
         np.testing.assert_allclose(cloud.vertices, points, atol=1e-6)
     assert (tmp_path / "a" / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_properties_are_those_of_the_rewards(tmp_path):
+    """Known solids, and a set whose unit nobody knows."""
+    boxes = [points_on(box(0.1, 0.06, 0.2), 1024), points_on(box(0.2, 0.1, 0.1), 1024), np.zeros((1024, 3))]
+    shapes = ShapeSet(np.stack(boxes), np.array([0, 0, 1]), ("box", "a/b"), unit="m")
+    write_samples(tmp_path, shapes.in_unit("mm"))
+    rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
+    assert float(rows[0]["height_m"]) == pytest.approx(0.2, abs=0.002)
+    assert float(rows[0]["volume_m3"]) == pytest.approx(0.1 * 0.06 * 0.2, rel=0.1)
+    assert float(rows[1]["centre_height_m"]) == pytest.approx(0.05, abs=0.005)
+    assert rows[1]["tip_angle_deg"]
+    assert rows[2]["height_m"] == "0"
+    assert rows[2]["volume_m3"] == ""
+    assert (tmp_path / rows[2]["file"]).is_file()
+    unknown = cloud_properties(replace(shapes, unit="unitless"))
+    assert "volume_m3" not in unknown
+    assert unknown["height"][0] == pytest.approx(0.2, abs=0.002)
+    assert unknown["elongation"][0] > 0
 
 
 def test_a_longer_run_goes_on_where_the_shorter_ended(trained, tmp_path):

@@ -57,6 +57,18 @@ def test_the_training_set_stands_beside_the_samples(folder, tmp_path, capsys):
     assert 20 < values(result)["1nna_cd_percent"] < 80
 
 
+def test_more_or_fewer_shapes_can_be_asked_for(folder, tmp_path, capsys):
+    arguments = [folder / "samples.npz", "--reference", folder / "held.npz", "--train", folder / "data.npz", "--json"]
+    assert evaluate(*arguments, "--shapes", "6") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"]["name"] == "quick, 6 shapes"
+    counts = {row["name"]: row["n"] for row in result["metrics"]}
+    assert counts["1nna_cd_percent"] == 12
+    assert counts["1nna_emd_percent"] == 24
+    assert evaluate(*arguments, "--shapes", "3") == 2
+    assert "got 3 shapes, at least 5" in capsys.readouterr().err
+
+
 def test_the_unit_of_the_samples_does_not_matter(folder, capsys):
     found = []
     for name in ("samples.npz", "mm.npz"):

@@ -30,11 +30,12 @@ def open_box():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A cloud in metres, one that cannot be a surface, an open mesh, and a damaged file."""
+    """A cloud in metres, one that cannot be a surface, an open mesh, and damaged files."""
     folder = tmp_path_factory.mktemp("export")
     np.save(folder / "ball.npy", 0.05 * ball(600))
     np.save(folder / "few.npy", ball(20))
     open_box().export(folder / "open.stl")
+    (folder / "empty.npy").touch()
     (folder / "bad.ply").write_text("ply\nformat ascii 1.0\nelement vertex 5\nend_header\n")
     return folder
 
@@ -43,7 +44,7 @@ def folder(tmp_path_factory):
 def exported(folder):
     """The exit code of an export of them all, and the folder that it wrote."""
     output = folder / "out"
-    files = [str(folder / name) for name in ("ball.npy", "few.npy", "open.stl", "bad.ply")]
+    files = [str(folder / name) for name in ("ball.npy", "few.npy", "empty.npy", "open.stl", "bad.ply")]
     code = main(
         ["export", *files, "--mesh", "--format", "stl,glb", "--unit", "m", "--workers", "1", "--resolution", "24",
          "--output-dir", str(output)]
@@ -60,6 +61,7 @@ def test_one_bad_shape_never_stops_the_rest(exported):
     rows = {row["name"]: row for row in csv.DictReader((output / "export.csv").open())}
     assert "expected at least 32" in rows["few"]["problem"]
     assert "cannot be read as PLY" in rows["bad"]["problem"]
+    assert rows["empty"]["problem"] == "is empty"
     assert rows["ball"]["problem"] == rows["open"]["problem"] == ""
 
 
@@ -182,6 +184,7 @@ def test_failures_are_said_in_words(failure, words):
         (["ball.npy", "--mesh", "--unit", "inch"], "got unit 'inch'"),
         (["ball.npy", "--mesh", "--up", "w"], "got the up axis 'w'"),
         (["ball.npy", "--mesh", "--resolution", "3"], "resolution is 3"),
+        (["ball.npy", "--mesh", "--time-limit", "0"], "got --time-limit 0.0"),
         (["shapes.zip", "--mesh"], "archives are not read"),
         ([], "shapes"),
     ],

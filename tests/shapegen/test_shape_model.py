@@ -1,5 +1,6 @@
 """The model of shapes, untrained: what sampling promises whatever the weights."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -82,6 +83,21 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
     np.testing.assert_array_equal(again.sample(3, points=9, steps=3).points, model.sample(3, points=9, steps=3).points)
     with pytest.raises(InputError, match="no model 'nothing'"):
         load_pretrained("nothing")
+
+
+def test_a_model_of_other_classes_goes_on_from_what_is_known(model, shapes, tmp_path):
+    model.save(tmp_path / "base")
+    others = replace(shapes, class_index=shapes.class_index % 2, class_names=("fork", "blob"))
+    config = ModelConfig(network=NETWORK)
+    started = new_model(others, config, name="other", seed=1, facts={}, init_from=str(tmp_path / "base"))
+    columns = started.denoiser.network.embed_context.weight
+    torch.testing.assert_close(columns[:, 1], model.denoiser.network.embed_context.weight[:, 1])
+    assert not columns[:, 0].any()
+    options = {"points": 8, "steps": 2, "class_name": "blob"}
+    np.testing.assert_allclose(started.sample(2, **options).points, model.sample(2, **options).points, atol=1e-6)
+    deeper = ModelConfig(network={**NETWORK, "n_blocks": 2})
+    with pytest.raises(InputError, match="does not fit this network"):
+        new_model(others, deeper, name="other", seed=1, facts={}, init_from=str(tmp_path / "base"))
 
 
 def test_the_library_gives_trimesh_objects(model):

@@ -17,6 +17,7 @@ from shapegen.data.procedural import procedural
 from shapegen.data.shapes import ShapeSet
 from shapegen.predictors import load_predictor
 from shapegen.predictors.point_set import PointSet
+from shapegen.rewards.reward import ShapeReward, read_conditions
 from shapegen.train_predictor import find_columns, new_predictor
 
 SMALL = {"width": 16, "n_frequencies": 2}
@@ -97,6 +98,39 @@ def test_states_without_size_or_unit_are_refused(run, shapes):
         load_predictor(run, ShapeCodec.fit(shapes, "per_shape"))
     with pytest.raises(InputError, match="'unitless', but the predictor learned from 'm'"):
         load_predictor(run, ShapeCodec(scale=2.0))
+
+
+def test_a_prediction_is_a_reward_of_states_and_of_files(run, shapes, capsys, caplog, tmp_path):
+    predictor = load_predictor(run)
+    codec = ShapeCodec.fit(shapes, "global")
+    text = f"predicted_height({run})"
+    with ShapeReward(codec, f"{text}=0.1±0.02") as reward:
+        assert reward.differentiable
+        found = reward(codec.encode(shapes))
+    expected = load_predictor(run, codec)(codec.encode(shapes)).mean[:, 0]
+    (values,) = found.parts.values()
+    torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
+
+    shapes.in_unit("mm").save(tmp_path / "mm.npz")
+    assert main(["score", str(tmp_path / "mm.npz"), "--reward", f"{text}<-9±1", "--json", "--device", "cpu"]) == 0
+    (column,) = json.loads(capsys.readouterr().out)["columns"].values()
+    assert (column["unit"], column["n"]) == ("m", len(shapes))
+    assert column["mean"] == pytest.approx(float(expected.mean()), rel=1e-3)
+    output = predictor.outputs[0]
+    assert f"outside the training data, which range from {output.low:g} to {output.high:g} m" in caplog.text
+
+
+def test_predictions_that_cannot_be_are_refused(run, shapes):
+    for text, message in [
+        ("maximise predicted_height", r"name yours in parentheses: predicted_height\(FOLDER\)"),
+        (f"maximise predicted_width({run})", "knows no 'width'.*it predicts height_m, volume_m3"),
+        ("maximise predicted_height(nowhere)", "no model 'nowhere'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_conditions(text)
+    for codec, message in [(ShapeCodec.fit(shapes, "per_shape"), "have none"), (ShapeCodec(), "cannot be converted")]:
+        with pytest.raises(InputError, match=message):
+            ShapeReward(codec, f"maximise predicted_height({run})")
 
 
 def test_names_of_labels_are_found_and_the_rest_refused(shapes):
