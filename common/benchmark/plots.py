@@ -90,7 +90,9 @@ def trade_off(table: Table, across: Column | None, up: Column) -> Figure | None:
         return None
     layout = _layout(across.title if across else "network evaluations a sample, training and sampling", up.title)
     if across is None:
-        layout["xaxis"] |= {"type": "log", "dtick": "D2"}
+        # In full: left to itself, a logarithmic axis writes 50 and 200 as 5 and 2.
+        ticks = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
+        layout["xaxis"] |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
     layout["annotations"] = [_better(across, up)]
     # Room for the names of the rows that stand farthest to the right.
     layout["margin"] |= {"r": 110}
