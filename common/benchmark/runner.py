@@ -147,7 +147,7 @@ class Runner:
         if len(waiting) < len(trials):
             logger.info("%d of %d runs are there already", len(trials) - len(waiting), len(trials))
         began = time.monotonic()
-        with ThreadPoolExecutor(workers) as pool:
+        with _interruptible(), ThreadPoolExecutor(workers) as pool:
             futures = {pool.submit(self._trial, trial): trial for trial in waiting}
             try:
                 for count, future in enumerate(as_completed(futures), 1):
@@ -265,6 +265,21 @@ class Runner:
             for child in self._children:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, number)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt, also where it was ignored, as behind `nohup ... &`: commands inherit that, and a shell or
+    program that starts with it ignored could not be asked to save."""
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def records_of(folder: Path) -> Iterator[TrialRecord]:
