@@ -12,8 +12,9 @@ Our choices: where the candidates come from, their number K, the value of a cand
 
     kl       q* ~ p_ref(x_s | x_t) exp(v(x_s) / tau)    the optimal kernel of the KL-regularised problem
     payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
-    policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better: round for round; the default,
-                                                        for it gains most by far on real tasks (docs/results.md)
+    policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better, round for round
+    anchored mean mu_ref(x_t) + E_{q_policy}[x_s] - mu_theta(x_t): the tilt is measured where the policy stands, and
+             moves the base
 
 all by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
 without which the gradient of a small tilt is all noise. The value of a candidate is the reward of the reference's
@@ -44,7 +45,7 @@ from common.errors import InputError
 from common.named import nearest
 from common.rewards import Reward
 
-TARGETS = ("kl", "payoff", "policy")
+TARGETS = ("anchored", "kl", "payoff", "policy")
 PROPOSALS = ("policy", "posterior", "reference")
 
 
@@ -56,7 +57,7 @@ class Candidates:
         before: the M states.
         steps: (M,) long, their places among the sampler's times.
         after: (M, K, N, D).
-        centre: (M, N, D) mean of the proposal that they were drawn from.
+        anchor: (M, N, D) to which the tilt is added: mean of the proposal that they were drawn from, or of the base.
         rewards: (M, K) of each candidate's look-ahead, NaN where that could not be scored.
         weights: (M, K) of the pay-off distribution, summing to 1; 0 in rows without any valid candidate.
         cost: of drawing and scoring them.
@@ -65,7 +66,7 @@ class Candidates:
     before: State
     steps: Tensor
     after: Tensor
-    centre: Tensor
+    anchor: Tensor
     rewards: Tensor
     weights: Tensor
     cost: Cost
@@ -77,7 +78,7 @@ class Candidates:
         has the same noise and more. Their difference, added to the known mean, has the same expectation and less
         variance, sum_k w_k^2 - 1 / K instead of sum_k w_k^2: none where all candidates are equally good.
         """
-        return (self.weights[:, :, None, None] * self.after).sum(dim=1) - (self.after.mean(dim=1) - self.centre)
+        return (self.weights[:, :, None, None] * self.after).sum(dim=1) - (self.after.mean(dim=1) - self.anchor)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """(M, N, D) one candidate each, drawn by weight, with the same noise taken off."""
@@ -85,7 +86,7 @@ class Candidates:
         table = torch.where(usable, self.weights, torch.ones_like(self.weights)).cpu()
         chosen = torch.multinomial(table, 1, generator=generator)[:, 0].to(self.steps.device)
         drawn = self.after[torch.arange(len(chosen), device=chosen.device), chosen]
-        return drawn - (self.after.mean(dim=1) - self.centre)
+        return drawn - (self.after.mean(dim=1) - self.anchor)
 
     def effective(self) -> Tensor:
         """(M,) effective sample size 1 / sum_k w_k^2, from 1 to K; 0 in rows without any valid candidate."""
@@ -229,15 +230,16 @@ class Rgdm(FromChains):
         logits = logits - wide.log_prob(after)
         if self.target != "payoff":
             prior = base
-            if self.target == "policy":
+            if self.target in ("policy", "anchored"):
                 prior = centre if self.proposal == "policy" else kernel(policy, self.sampler, before, steps)
             logits = logits + _rows(prior, rows).log_prob(after)
         logits = logits.unflatten(0, (len(before), self.candidates))
         weights = torch.nan_to_num(logits.softmax(dim=1))
         cost = Cost(reward_calls=len(rows), evaluations=policy.evaluations + reference.evaluations)
         split = (len(before), self.candidates)
+        anchor = base.mean if self.target == "anchored" else centre.mean
         return Candidates(
-            before, steps, after.unflatten(0, split), centre.mean, scored.values.unflatten(0, split), weights, cost
+            before, steps, after.unflatten(0, split), anchor, scored.values.unflatten(0, split), weights, cost
         )  # fmt: skip
 
     def _look_ahead(self, reference: DenoiserFunction, ends: State, steps: Tensor, generator: torch.Generator) -> State:

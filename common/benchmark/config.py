@@ -37,6 +37,8 @@ class Benchmark:
             choose among candidates take that many; it is the budget at which methods are compared.
         rewards: quantity -> the scorer that methods are rewarded by in its place, such as a learned predictor. Where
             there is none, they are rewarded by the judge itself, and the report says so.
+        also: further targets, such as `maximise stable weight 2`, for all methods that see the reward as a number
+            (choosing among candidates, fine-tuning towards a target), so that none pays for the property with them.
         second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
         classifier, finetune, generate: options of the verbs train-classifier, finetune and generate for all methods,
             snake_case as in their own configurations.
@@ -57,6 +59,7 @@ class Benchmark:
     data_folder: str = "data"
     sampling_factor: int = 4
     rewards: Mapping[str, str] = field(default_factory=dict)
+    also: str = ""
     second_judges: Mapping[str, str] = field(default_factory=dict)
     classifier: Mapping[str, Any] = field(default_factory=dict)
     finetune: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +102,10 @@ class Benchmark:
         for quantity, reward in self.rewards.items():
             target = re.sub(rf"(?<![\w(]){re.escape(quantity)}(?![\w(])", lambda _, name=reward: name, target)
         return target
+
+    def with_also(self, target: str) -> str:
+        """`rewarded(target)` and what is wanted beside it."""
+        return ", ".join(filter(None, [self.rewarded(target), self.also]))
 
     def as_yaml(self) -> str:
         """The whole benchmark as a file that `read_benchmark` reads."""

@@ -144,15 +144,22 @@ def conditioned(**options: Any) -> Recipe:
     return recipe
 
 
-def guided(guidance: str, **options: Any) -> Recipe:
-    """`generate --guidance NAME`: control in sampling alone.
-
-    `options` may hold functions of the benchmark, for settings that its budget decides.
-    """
+def guided(guidance: str) -> Recipe:
+    """`generate --guidance NAME`: control in sampling alone, by the gradient of the reward."""
 
     def recipe(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
-        chosen = {name: value(benchmark) if callable(value) else value for name, value in options.items()}
-        chosen = {"target": benchmark.rewarded(trial.target), "guidance": guidance, **chosen}
+        chosen = {"target": benchmark.rewarded(trial.target), "guidance": guidance}
+        return [generate(program, benchmark, trial, benchmark.model, trial.directory, **chosen)]
+
+    return recipe
+
+
+def selected(guidance: str) -> Recipe:
+    """`generate --guidance NAME --particles N`: control in sampling alone, by choosing among candidates."""
+
+    def recipe(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
+        target, particles = benchmark.with_also(trial.target), benchmark.sampling_factor
+        chosen = {"target": target, "guidance": guidance, "particles": particles}
         return [generate(program, benchmark, trial, benchmark.model, trial.directory, **chosen)]
 
     return recipe
@@ -175,7 +182,7 @@ def finetuned(method: str, **options: Any) -> Recipe:
     """`finetune --method NAME --target ...`, then plain sampling: a model for each target."""
 
     def recipe(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
-        target = benchmark.rewarded(trial.target)
+        target = benchmark.with_also(trial.target)
         train = finetune(program, benchmark, trial, trial.directory, method=method, target=target, **options)
         return [train, generate(program, benchmark, trial, train.output_dir, trial.directory)]
 
@@ -217,19 +224,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_.") or "_"
 
 
-def _factor(benchmark: Benchmark) -> int:
-    """Candidates for each sample that the budget pays for."""
-    return benchmark.sampling_factor
-
-
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("unconditional", "the base model, asked for nothing", unconditional, "base"),
-        Method("best-of-n", "the best of several samples", guided("best-of-n", particles=_factor), "sampling"),
-        Method("smc", "steering by resampled particles", guided("smc", particles=_factor), "sampling"),
+        Method("best-of-n", "the best of several samples", selected("best-of-n"), "sampling"),
+        Method("smc", "steering by resampled particles", selected("smc"), "sampling"),
         Method("value-weighted", "the best of several proposals at each step",
-               guided("value-weighted", particles=_factor), "sampling"),
+               selected("value-weighted"), "sampling"),
         Method("classifier", "gradient of a predictor of noisy states", classified, "sampling", learns="labels"),
         # Without a bound, gradients of a learned predictor tear samples apart where it was never trained.
         Method("reconstruction", "gradient of the predicted sample's likelihood",

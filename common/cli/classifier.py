@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.options import argument, option
-from common.cli.training import LongRunOptions, run_training
+from common.cli.training import LABELS_OPTIMISER, OPTIMISER_HELP, ParallelRunOptions, run_training
 from common.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from common.training.fit import FitConfig, FitResult
-    from common.training.module import BatchSource
     from common.training.task import Task
-
-# Held-out samples that it is measured on.
-_HELD_OUT = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierOptions(LongRunOptions):
+class ClassifierOptions(ParallelRunOptions):
     """Options of `train-classifier` in both domains."""
 
     base: str = argument("whose noisy samples it shall understand: a shipped model, a model folder, or a run directory")
@@ -31,17 +27,15 @@ class ClassifierOptions(LongRunOptions):
     data: str | None = option(None, "labelled data set (default: that of the base)")
     labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
     settings: dict = option({}, "hyper-parameters of the network")
-    optimiser: dict = option(
-        {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6},
-        "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
-    )
+    optimiser: dict = option(LABELS_OPTIMISER, OPTIMISER_HELP)
     steps: int = option(3000, "optimiser steps of the whole run")
     batch_size: int = option(64, "samples a process and step")
     ema_decay: float = option(0.995, "memory of the weight average")
     measure_every: int = option(1000, "steps between measurements on held-out samples; 0 for none")
+    measure_samples: int = option(512, "held-out samples a measurement")
 
     def check(self) -> None:
-        """See `LongRunOptions.check`."""
+        """See `ParallelRunOptions.check`."""
         super().check()
         if not self.property:
             raise InputError("nothing to predict; give --property, such as --property gap")
@@ -57,10 +51,6 @@ class LabelledTask(Protocol):
 
     def outcomes(self, name: str) -> tuple[str, Tensor]:
         """The column of that name and its values that may be learnt from; an `InputError` if the data have none."""
-        ...
-
-    def data(self, batch_size: int, seed: int, labels: Any = (), part: str = "train") -> BatchSource:
-        """See `Task.data`."""
         ...
 
 
@@ -111,8 +101,8 @@ def run_classifier_training(
     def train_in(directory: Path, config: FitConfig) -> FitResult:
         trained.description, result = train_classifier(
             predictor, base.denoiser.process,
-            domain.data(options.batch_size, options.seed, [control.name]),
-            next(iter(domain.data(_HELD_OUT, 0, [control.name], "val")(0, 0, 1))),
+            task.data(options.batch_size, options.seed, [control.name]),
+            next(iter(task.data(options.measure_samples, 0, [control.name], "val")(0, 0, 1))),
             directory,
             description=description, labels=len(outcomes), optimiser=options.optimiser_config(),
             fit_config=config, resume=options.resume,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.options import argument, option
-from common.cli.training import LongRunOptions, run_training
+from common.cli.training import OPTIMISER_HELP, ParallelRunOptions, run_training
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _CONTROL = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(LongRunOptions):
+class FinetuneOptions(ParallelRunOptions):
     """Options of `finetune` in both domains."""
 
     base: str = argument("what to start from: name of a shipped model, a model folder, or a run directory")
@@ -40,8 +40,9 @@ class FinetuneOptions(LongRunOptions):
         "likelihood: --control learned from labelled data alone, the conditional baseline"
     )  # fmt: skip
     target: list[str] = option(
-        [], "what samples shall be, may be repeated: 'gap=4.5±0.2', 'maximise qed', my_score.py:score"
-    )
+        [], "what samples shall be, may be repeated: 'gap=4.5±0.2', 'maximise qed', my_score.py:score; beside "
+        "--control, whatever is asked for"
+    )  # fmt: skip
     control: list[str] = option(
         [], "an input that the model shall get, may be repeated: 'gap' (by a learned predictor) or 'gap±0.2' (by the "
         "scorer itself, give or take that), each with 'weight 2' for another gamma"
@@ -66,7 +67,7 @@ class FinetuneOptions(LongRunOptions):
     chunk: int = option(256, "rows of one forward and backward pass, which bounds the memory")
     optimiser: dict = option(
         {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 3, "decay_fraction": 0.5},
-        "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
+        OPTIMISER_HELP,
     )
     ema_decay: float = option(0.95, "memory of the weight average")
     precision: str = option("float32", "float32, bf16 (autocast) or auto")
@@ -78,12 +79,10 @@ class FinetuneOptions(LongRunOptions):
     time_limit: float = option(60.0, "seconds for one sample and one kind of calculation")
 
     def check(self) -> None:
-        """See `LongRunOptions.check`."""
+        """See `ParallelRunOptions.check`."""
         super().check()
         if not self.target and not self.control:
             raise InputError("nothing to aim at; give --target 'gap=4.5±0.2' or --control gap")
-        if self.target and self.control:
-            raise InputError("got both --target and --control; a run does one of them")
         for name in ("minibatch", "chunk", "measure_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 0")
@@ -161,7 +160,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         active_from,
     )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
-    labels = [term.control.name for term in terms] if options.method == "likelihood" else []
+    labels = [term.control.name for term in terms]
     pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
     algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
     optimiser = options.optimiser_config()
@@ -191,14 +190,11 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
             )  # fmt: skip
         facts = {
             "training": {
-                "steps": result.steps,
-                "samples_seen": result.samples_seen,
+                **result.facts(),
                 "reward_calls": result.cost.reward_calls,
                 # Training on data collects nothing: each sample is evaluated once.
                 "network_evaluations": result.cost.evaluations or result.samples_seen,
                 **({"labels": max(len(term.outcomes) for term in terms)} if terms else {}),
-                "seconds": round(result.seconds, 1),
-                "finished": result.finished,
                 "stopped_early": result.stopped_early,
             },
             "finetuning": {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.app import CommonOptions
 from common.cli.options import option
 from common.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from common.diffusion import DenoiserFunction, Sampler
-    from common.guidance import GuidedSampler, Method, NoisyLogWeight, NoisyPredictor
+    from common.guidance import GuidedSampler, Method, NoisyLogWeight
     from common.rewards import Reward
 
 
@@ -67,27 +71,46 @@ def guided_sampler(
     return build_guided_sampler(options.guidance_methods(), sampler, denoiser, reward=reward, log_weight=log_weight)
 
 
+class GuidedModel(Protocol):
+    """A domain's model as guidance needs it."""
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What `model.json` holds."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+
 def classifier_weight(
-    options: GuidanceOptions, predictor: NoisyPredictor | None, values: Mapping[str, float]
+    options: GuidanceOptions,
+    model: GuidedModel,
+    networks: Mapping[str, Callable[..., nn.Module]],
+    values: Mapping[str, float],
 ) -> NoisyLogWeight | None:
     """log p(y | x_t) for `--guidance classifier`; None where it is not asked for.
 
     Args:
         options: with guidance.
-        predictor: that `--classifier` names; None for none.
+        model: what is guided.
+        networks: architecture -> constructor, of the domain's predictors of noisy states.
         values: quantity -> the value that a target asks for.
 
     Raises:
-        InputError: no predictor, or no target for what it predicts.
+        InputError: no predictor, one of other states than the model's, or no target for what it predicts.
     """
-    from common.guidance import NoisyLikelihood
+    from common.guidance import NoisyLikelihood, load_noisy_predictor
 
     if not any(method.name == "classifier" for method in options.guidance_methods()):
-        if predictor is not None:
+        if options.classifier is not None:
             raise InputError("got --classifier without --guidance classifier")
         return None
-    if predictor is None:
+    if options.classifier is None:
         raise InputError("guidance 'classifier' needs --classifier FOLDER, a predictor that train-classifier makes")
+    predictor = load_noisy_predictor(Path(options.classifier), model.description, networks, model.device)
     name = predictor.control.name
     if name not in values:
         raise InputError(f"the classifier predicts {name}; give --target {name}=VALUE")

@@ -7,73 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli.app import CommonOptions, print_table
+from common.cli.app import print_table
 from common.cli.options import option
+from common.cli.training import FREE_ON_RESUME, LABELS_OPTIMISER, OPTIMISER_HELP, LongRunOptions
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.predictors import ModelPredictor
     from common.training.fit import FitConfig, FitResult
-    from common.training.optimiser import OptimiserConfig
 
 HALVES = ("all", "a", "b")
 
-# What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
-_FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "checkpoint_minutes", "max_minutes", "log_every",
-                   "measure_every", "overwrite", "workers"}  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorOptions(CommonOptions):
+class PredictorOptions(LongRunOptions):
     """Options of `train-predictor` in both domains."""
 
-    data_folder: str = option("data", "folder that holds the named data sets")
-    output_dir: str = option("", "run directory (default: runs/NAME)")
     name: str = option("", "name of the predictor (default: DATA-ARCHITECTURE)")
     half: str = option("all", "train on one half of the training part: a for judges, b for rewards; or all")
     labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
     settings: dict = option({}, "hyper-parameters of the architecture")
-    optimiser: dict = option(
-        {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6},
-        "optimiser by name, with learning_rate, weight_decay, warmup_steps, ...",
-    )
+    optimiser: dict = option(LABELS_OPTIMISER, OPTIMISER_HELP)
     steps: int = option(6000, "optimiser steps of the whole run")
     batch_size: int = option(48, "samples a step")
     ema_decay: float = option(0.995, "memory of the weight average")
     precision: str = option("float32", "float32, bf16 (autocast), or auto: bf16 where the device has it in hardware")
-    device: str = option("auto", "auto, cpu, cuda or mps")
     seed: int = option(0, "seed of initial weights, order and noise")
-    checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
-    max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
-    log_every: int = option(50, "steps between entries in the logs")
     measure_every: int = option(1000, "steps between measurements on the validation part; 0 for none")
-    resume: bool = option(False, "go on from the last checkpoint of the run directory")
-    overwrite: bool = option(False, "replace an existing run directory")
 
     def check(self) -> None:
-        """Raise `InputError` for what is out of range."""
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+        """See `LongRunOptions.check`."""
+        super().check()
         if self.half not in HALVES:
             raise InputError(f"got --half '{self.half}', expected one of {', '.join(HALVES)}")
-
-    def optimiser_config(self) -> OptimiserConfig:
-        """The optimiser that the options name."""
-        from common.named import build
-        from common.training.optimiser import OptimiserConfig
-
-        return build(OptimiserConfig, self.optimiser, "optimiser")
-
-    def fit_config(self, device: str) -> FitConfig:
-        """What the options say of the whole run, on `device`."""
-        from common.training.fit import FitConfig
-
-        return FitConfig(
-            max_steps=self.steps, precision=self.precision, device=device.split(":")[0], ema_decay=self.ema_decay,
-            seed=self.seed, checkpoint_minutes=self.checkpoint_minutes, max_minutes=self.max_minutes,
-            measure_every=self.measure_every, log_every=self.log_every,
-        )  # fmt: skip
 
 
 def run_predictor_training(
@@ -106,7 +72,7 @@ def run_predictor_training(
         options.output_dir or f"runs/{name}", overwrite=options.overwrite, resume=options.resume
     )
     if options.resume:
-        directory.check_same(options, _FREE_ON_RESUME)
+        directory.check_same(options, FREE_ON_RESUME)
     directory.write_config(options)
     directory.write_provenance(device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts)
     predictor, result = train(directory.path, options.fit_config(device))

@@ -64,6 +64,39 @@ class ScoringOptions(CommonOptions):
     cache: str = option("", "file that keeps scores, so that no geometry is scored twice")
 
 
+def list_rewards(
+    options: CommonOptions,
+    scorers: Iterable[Any],
+    group: str,
+    aims: str,
+    costs: Mapping[str, float] | None = None,
+    remark: str = "",
+) -> dict[str, Any]:
+    """What the verb `rewards` prints and gives.
+
+    Args:
+        options: of the verb.
+        scorers: the domain's (`ListedScorer`).
+        group: of entry points, under which installed packages offer functions.
+        aims: how to say what is wanted, for people.
+        costs: name -> seconds a sample, where they were measured.
+        remark: on the costs.
+    """
+    from common.user_function import installed_functions
+
+    rows = list_scorers(scorers, costs or {})
+    # Loading an installed package's function is running its code, so they are only named.
+    installed = {name: point.value for name, point in installed_functions(group).items()}
+    if not options.json:
+        print_scorers(rows, costs is not None)
+        if remark:
+            print(remark)
+        for name, value in installed.items():
+            print(f"installed: {name} ({value})")
+        print(aims)
+    return {"rewards": rows, "installed": installed}
+
+
 def list_scorers(scorers: Iterable[Any], costs: Mapping[str, float]) -> list[dict[str, Any]]:
     """One JSON object for each scorer (`ListedScorer`), with its cost in seconds a sample if that was measured."""
     rows: list[ListedScorer] = list(scorers)

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from common.training.pretrain import BatchConfig
 
 # What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
-_FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
+FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
                    "log_every", "measure_every", "measure_samples", "overwrite", "workers", "time_limit"}  # fmt: skip
+
+OPTIMISER_HELP = "optimiser by name, with learning_rate, weight_decay, warmup_steps, ..."
+# For networks that learn a quantity from labelled samples.
+LABELS_OPTIMISER = {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,27 +33,23 @@ class LongRunOptions(CommonOptions):
     data_folder: str = option("data", "folder that holds the named data sets")
     output_dir: str = option("", "run directory (default: runs/NAME)")
     name: str = option("", "name of the model (default: from what it is made of)")
-    optimiser: dict = option(
-        {"name": "adamw"}, "optimiser by name, with learning_rate, weight_decay, warmup_steps, ..."
-    )
+    optimiser: dict = option({"name": "adamw"}, OPTIMISER_HELP)
     steps: int = option(10000, "optimiser steps of the whole run")
     batch_size: int = option(128, "samples a process and step")
     ema_decay: float = option(0.999, "memory of the weight average")
     precision: str = option("auto", "float32, bf16 (autocast), or auto: bf16 where the device has it in hardware")
     device: str = option("auto", "auto, cpu, cuda or mps")
-    devices: int = option(1, "processes: GPUs, or CPU processes")
     seed: int = option(0, "seed of initial weights, order, noise and times")
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
     max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
     log_every: int = option(50, "steps between entries in the logs")
     measure_every: int = option(0, "steps between measurements of sample quality; 0 for none")
-    measure_samples: int = option(256, "samples a measurement")
     resume: bool = option(False, "go on from the last checkpoint of the run directory")
     overwrite: bool = option(False, "replace an existing run directory")
 
     def check(self) -> None:
         """Raise `InputError` for numbers out of range."""
-        for name in ("steps", "batch_size", "devices"):
+        for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
 
@@ -65,7 +65,7 @@ class LongRunOptions(CommonOptions):
         from common.training.fit import FitConfig
 
         return FitConfig(
-            max_steps=self.steps, precision=self.precision, devices=self.devices,
+            max_steps=self.steps, precision=self.precision,
             device=device.split(":")[0], ema_decay=self.ema_decay, seed=self.seed,
             checkpoint_minutes=self.checkpoint_minutes, max_minutes=self.max_minutes,
             measure_every=self.measure_every, log_every=self.log_every,
@@ -73,7 +73,26 @@ class LongRunOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(LongRunOptions):
+class ParallelRunOptions(LongRunOptions):
+    """Options of those that several processes may share, and that are measured on a number of samples."""
+
+    devices: int = option(1, "processes: GPUs, or CPU processes")
+    measure_samples: int = option(256, "samples a measurement")
+
+    def check(self) -> None:
+        """See `LongRunOptions.check`."""
+        super().check()
+        for name in ("devices", "measure_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+
+    def fit_config(self, device: str) -> FitConfig:
+        """See `LongRunOptions.fit_config`."""
+        return replace(super().fit_config(device), devices=self.devices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(ParallelRunOptions):
     """Options of `train` in both domains."""
 
     schedule: dict = option({"name": "cosine"}, "noise schedule by name, with its settings")
@@ -110,7 +129,7 @@ class Described(Protocol):
 
 
 def run_training(
-    options: LongRunOptions,
+    options: ParallelRunOptions,
     program: str,
     model: Described,
     train: Callable[[Path, FitConfig], FitResult],
@@ -145,7 +164,7 @@ def run_training(
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume)
         if options.resume:
-            directory.check_same(options, _FREE_ON_RESUME)
+            directory.check_same(options, FREE_ON_RESUME)
         directory.write_config(options)
         directory.write_provenance(
             device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts

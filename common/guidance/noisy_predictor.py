@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.diffusion import State
 from common.diffusion.control import Control, Predicted
 from common.diffusion.embedding import time_features
-from common.diffusion.model_file import load_weights, read_model, save_model
+from common.diffusion.model_file import load_weights, read_model
 from common.errors import InputError
 from common.named import build, build_named
 from common.predictors.predictor import standardised
@@ -59,7 +59,7 @@ _STATES = ("codec", "schedule", "space")
 def create_noisy_predictor(
     description: Mapping[str, Any], networks: Mapping[str, Callable[..., nn.Module]]
 ) -> NoisyPredictor:
-    """An untrained predictor from a description as `save_noisy_predictor` writes it."""
+    """An untrained predictor from a description that began as `noisy_description`."""
     settings, n_time = dict(description["network"]), description["n_time"]
     # The network sees the time beside the channels of a state.
     settings["n_channels"] += n_time
@@ -82,11 +82,6 @@ def noisy_description(
         "n_time": n_time,
         "states": {key: model[key] for key in _STATES},
     }
-
-
-def save_noisy_predictor(predictor: nn.Module, description: Mapping[str, Any], directory: Path) -> None:
-    """Write the model folder."""
-    save_model(directory, predictor.state_dict(), description)
 
 
 def load_noisy_predictor(

@@ -6,7 +6,7 @@ from common.rewards.composed import ComposedReward, Measure, Measured, Objective
 from common.rewards.conditions import Condition, parse, required, rewarded, warn_outside
 from common.rewards.goals import Category, Goal, Maximise, Range, Target
 from common.rewards.quantity import Quantity, find_quantity
-from common.rewards.reward import FunctionReward, Reward, RewardResult, check_gradient
+from common.rewards.reward import FunctionReward, Reward, RewardResult, SummedReward, check_gradient
 
 __all__ = [
     "AGGREGATES",
@@ -25,6 +25,7 @@ __all__ = [
     "RewardResult",
     "Score",
     "ScoreCache",
+    "SummedReward",
     "Target",
     "check_gradient",
     "find_aggregate",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -104,6 +105,34 @@ class FunctionReward:
         values = torch.where(valid, raw, torch.full_like(raw, torch.nan))
         failed = int((~valid).sum())
         return RewardResult(values, valid, {self.name: values}, {f"{self.name}: not finite": failed} if failed else {})
+
+
+@dataclass(frozen=True)
+class SummedReward:
+    """Several rewards at once: their sum, valid where all of them are.
+
+    Args:
+        rewards: at least one, of the same states.
+    """
+
+    rewards: Sequence[Reward]
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Reward`: where all of them are."""
+        return all(reward.differentiable for reward in self.rewards)
+
+    def __call__(self, state: State) -> RewardResult:
+        """See `Reward`."""
+        results = [reward(state) for reward in self.rewards]
+        valid = torch.stack([result.valid for result in results]).all(dim=0)
+        total = torch.stack([result.values for result in results]).sum(dim=0)
+        parts: dict[str, Tensor] = {}
+        failures: Counter[str] = Counter()
+        for result in results:
+            parts |= result.parts
+            failures.update(result.failures)
+        return RewardResult(total, valid, parts, failures)
 
 
 def checked_values(name: str, values: Tensor, count: int) -> Tensor:

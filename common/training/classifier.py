@@ -12,8 +12,9 @@ import torch
 
 from common.algorithms.noisy_prediction import NoisyPrediction
 from common.diffusion import Process, State
+from common.diffusion.model_file import save_model
 from common.diffusion.noise import SampleNoise, sample_seeds
-from common.guidance.noisy_predictor import NoisyPredictor, save_noisy_predictor
+from common.guidance.noisy_predictor import NoisyPredictor
 from common.training.fit import FitConfig, FitResult, fit
 from common.training.module import BatchSource
 from common.training.optimiser import OptimiserConfig
@@ -28,8 +29,8 @@ class HeldOutNats:
 
     Attributes:
         process: noises the samples.
-        held_out: labelled clean samples.
-        times: at which.
+        held_out: B labelled clean states (B, N, D); their condition holds y (B,).
+        times: in (0, 1), at which.
     """
 
     process: Process
@@ -38,7 +39,7 @@ class HeldOutNats:
 
     @torch.no_grad()
     def __call__(self, predictor: Any) -> dict[str, float]:
-        """`nats_t0.3`, ...: gain at each time; 0 is to know nothing."""
+        """`nats_t0.3`, ...: gain in nats a sample at each time; 0 is to know nothing."""
         state = self.held_out.to(next(predictor.parameters()).device)
         control = predictor.control
         y = state.condition[control.name]
@@ -87,15 +88,9 @@ def train_classifier(
     trained: Any = result.denoiser
     description = {
         **description,
-        "training": {
-            "steps": result.steps,
-            "samples_seen": result.samples_seen,
-            "labels": labels,
-            "seconds": round(result.seconds, 1),
-            "finished": result.finished,
-        },
+        "training": {**result.facts(), "labels": labels},
         "quality": measure(trained.eval()),
     }
     if result.is_first_process:
-        save_noisy_predictor(trained, description, directory / "model")
+        save_model(directory / "model", trained.state_dict(), description)
     return description, result

@@ -21,7 +21,7 @@ from common.diffusion import Denoiser, Process
 from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.named import build, nearest
-from common.rewards import Reward
+from common.rewards import Reward, SummedReward
 from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit
 from common.training.module import BatchSource, Guide, Pieces
@@ -138,15 +138,15 @@ def policies(
 
 
 def reward_of(algorithm: Algorithm, reward: Reward | None) -> Reward:
-    """What a run aims at: the reward that was given, or that of the controls.
+    """What a run aims at: the reward that was given, that of the controls, or their sum.
 
     Raises:
-        InputError: neither or both, or no gradient where the algorithm follows one.
+        InputError: neither, one that the algorithm cannot use, or no gradient where it follows one.
     """
+    if isinstance(algorithm, Conditional) and reward is not None:
+        raise InputError("method 'likelihood' learns from labelled data and knows no reward; leave --target out")
     if isinstance(algorithm, Ctrl | Conditional):
-        if reward is not None:
-            raise InputError("a run with --control aims at the controls alone; leave --target out")
-        reward = algorithm.reward
+        reward = algorithm.reward if reward is None else SummedReward((algorithm.reward, reward))
     if reward is None:
         raise InputError("nothing to aim at; give --target or --control")
     if algorithm.needs_gradient:
@@ -174,7 +174,7 @@ def finetune(
     Args:
         pair: see `policies`.
         algorithm: see `Method.algorithm`.
-        reward: beside that of the controls; None for none.
+        reward: beside that of the controls, at their temperature of 1; None for none.
         batches: what to generate, or clean data for algorithms that need some.
         directory: of the run.
         optimiser, fit_config, pieces, measure, watch, stop_early, resume: see `fit`.

@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -81,6 +82,15 @@ class FitResult:
     is_first_process: bool
     cost: Cost
     stopped_early: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """How far it came, as `model.json` says it under `training`; seconds of wall time."""
+        return {
+            "steps": self.steps,
+            "samples_seen": self.samples_seen,
+            "seconds": round(self.seconds, 1),
+            "finished": self.finished,
+        }
 
 
 def fit(

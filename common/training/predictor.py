@@ -131,10 +131,7 @@ def train_predictor(
     predictor.description = {
         **predictor.description,
         "training": {
-            "steps": result.steps,
-            "samples_seen": result.samples_seen,
-            "seconds": round(result.seconds, 1),
-            "finished": result.finished,
+            **result.facts(),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
         },
         "quality": quality(predictor, parts.test(), parts.labels["test"], parts.labels["train"]),

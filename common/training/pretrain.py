@@ -72,13 +72,7 @@ def pretrain(
     )  # fmt: skip
     model.description = {
         **model.description,
-        "training": {
-            "steps": result.steps,
-            "samples_seen": result.samples_seen,
-            "seconds": round(result.seconds, 1),
-            "finished": result.finished,
-            "parameters": learnable_count(result.denoiser),
-        },
+        "training": {**result.facts(), "parameters": learnable_count(result.denoiser)},
     }
     if result.is_first_process:
         model.save(directory / "model")

@@ -22,7 +22,7 @@ from common.benchmark.config import Benchmark
 from common.benchmark.verdict import Column, Verdict, mean
 from common.errors import InputError
 from molgen.data.molecules import MoleculeSet
-from molgen.data.qm9 import NUM_MOLECULES, edm_halves, edm_split
+from molgen.data.qm9 import NUM_MOLECULES, NUM_TEST, edm_halves, edm_split, split_of_test_part
 from molgen.data.sources import load_data
 
 # Column of the data, unit of the published tables, and the factor between them.
@@ -35,8 +35,6 @@ SIX_PROPERTIES: Mapping[str, tuple[str, str, float]] = {
     "cv": ("cv_cal_mol_k", "cal/mol/K", 1.0),
 }
 BINS = 1000
-# The molecules of QM9's test part, and how they are split where they are all there is.
-NUM_TEST, TEST_SPLIT = 13_083, (10_000, 1_500, 1_583)
 NOT_COMPARABLE = "split of the 13,083 molecules of QM9's test part: not comparable with published numbers"
 
 
@@ -72,9 +70,8 @@ def property_split(n_molecules: int) -> PropertySplit:
             f"got {n_molecules} molecules, expected the {NUM_MOLECULES} of QM9 or the {NUM_TEST} of its test part, for "
             "which the protocol has a split"
         )
-    order = np.random.default_rng(0).permutation(NUM_TEST)
-    train, val, test = (np.sort(part) for part in np.split(order, np.cumsum(TEST_SPLIT)[:-1]))
-    return PropertySplit(*edm_halves(train), val, test, NOT_COMPARABLE)
+    parts = split_of_test_part()
+    return PropertySplit(*edm_halves(parts["train"]), parts["val"], parts["test"], NOT_COMPARABLE)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
-    from common.guidance import GuidedSampler, NoisyPredictor
+    from common.guidance import GuidedSampler
     from molgen.data.molecules import MoleculeSet
     from molgen.metrics.report import Evaluation
     from molgen.model import MoleculeModel
@@ -57,6 +57,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
+    from molgen.predictors import NOISY_NETWORKS
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
     from molgen.rewards.table import find_scorer
@@ -69,7 +70,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     asked = read_targets(options, [control.name for control in model.controls], find_scorer)
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     reward = _reward(options, asked, model)
-    log_weight = classifier_weight(options, _classifier(options, model), asked.values)
+    log_weight = classifier_weight(options, model, NOISY_NETWORKS, asked.values)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -114,15 +115,6 @@ def _reward(options: GenerateOptions, asked: Asked, model: MoleculeModel) -> Mol
     if any(method.needs_gradient for method in options.guidance_methods()):
         texts = differentiable_texts(texts)
     return MoleculeReward(model.codec, texts, workers=options.workers)
-
-
-def _classifier(options: GenerateOptions, model: MoleculeModel) -> NoisyPredictor | None:
-    from common.guidance import load_noisy_predictor
-    from molgen.predictors import NOISY_NETWORKS
-
-    if options.classifier is None:
-        return None
-    return load_noisy_predictor(Path(options.classifier), model.description, NOISY_NETWORKS, model.device)
 
 
 def _sample(

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.cli.app import CommonOptions, Verb
 from common.cli.options import option
-from common.cli.scoring import list_scorers, print_scorers
+from common.cli.scoring import list_rewards
 from common.errors import InputError
 
 _AIMS = """aims:     gap=4.5±0.2 (or +-)   alpha<70   4<gap<5   maximise qed   minimise sa_score from 1 to 6
@@ -26,10 +26,9 @@ class RewardsOptions(CommonOptions):
 
 def run(options: RewardsOptions) -> dict[str, Any]:
     """List, measure if asked, print."""
-    from common.user_function import installed_functions
     from molgen.rewards.table import GROUP, REWARDS
 
-    costs: dict[str, float] = {}
+    costs, remark = None, ""
     bonds = None
     if options.measure:
         from molgen.data.gdb7_xtb import load
@@ -38,17 +37,9 @@ def run(options: RewardsOptions) -> dict[str, Any]:
         if options.num_molecules < 1:
             raise InputError(f"got --num-molecules {options.num_molecules}, expected at least 1")
         costs, bonds = measure_costs(load().select(range(options.num_molecules)))
-    scorers = list_scorers(REWARDS.values(), costs)
-    # Loading an installed package's function is running its code, so they are only named.
-    installed = {name: point.value for name, point in installed_functions(GROUP).items()}
-    if not options.json:
-        print_scorers(scorers, options.measure)
-        if bonds is not None:
-            print(f"needs bonds: {1e3 * bonds:.2f} ms a sample more, once for all of them")
-        for name, value in installed.items():
-            print(f"installed: {name} ({value})")
-        print(_AIMS)
-    return {"rewards": scorers, "bond_perception_seconds_per_sample": bonds, "installed": installed}
+        remark = f"needs bonds: {1e3 * bonds:.2f} ms a sample more, once for all of them"
+    listed = list_rewards(options, REWARDS.values(), GROUP, _AIMS, costs, remark)
+    return {**listed, "bond_perception_seconds_per_sample": bonds}
 
 
 VERB = Verb("rewards", "what can be scored and aimed at: units, needs, costs", RewardsOptions, run)

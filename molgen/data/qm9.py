@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 NUM_RAW = 133_885
 NUM_UNCHARACTERISED = 3_054
 NUM_MOLECULES = NUM_RAW - NUM_UNCHARACTERISED
+# The test part of EDM's split, and how it is split itself where it is used as a small data set.
+NUM_TEST, TEST_SPLIT = NUM_MOLECULES // 10, (10_000, 1_500, 1_583)
 
 SDF, TABLE, UNCHARACTERISED = "gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt"
 PROCESSED = "processed/data_v3.pt"
@@ -84,6 +86,38 @@ def load_qm9(folder: str | Path) -> ReadReport:
     )
 
 
+def load_qm9_test(folder: str | Path) -> ReadReport:
+    """Read the 13,083 molecules of EDM's test part, in the order of the file or in ascending gdb id.
+
+    Looked for as `folder/test.npz` (EDM's arrays), else taken from the whole of QM9 in the folder `qm9` beside it.
+
+    Raises:
+        InputError: neither is there, or the file holds another number of molecules.
+    """
+    folder = Path(folder)
+    path = folder / EDM_FILES[-1]
+    if not path.is_file():
+        whole_folder = folder.parent / "qm9"
+        try:
+            whole = load_qm9(whole_folder)
+        except InputError as error:
+            raise InputError(f"expected {path} (EDM's arrays) or QM9 in {whole_folder}: {error}") from error
+        part = edm_split(len(whole.molecules))["test"]
+        identifiers = [whole.identifiers[i] for i in part]
+        return ReadReport(whole.molecules.select(part), whole.skipped, whole.indices[part], identifiers)
+    report = read_molecules(path)
+    if len(report.molecules) != NUM_TEST:
+        raise InputError(f"{path}: got {len(report.molecules)} molecules, expected the {NUM_TEST} of EDM's test part")
+    return report
+
+
+def split_of_test_part() -> dict[str, np.ndarray]:
+    """Part -> sorted indices of the 13,083 molecules of EDM's test part: 10,000 / 1,500 / 1,583."""
+    order = np.random.default_rng(0).permutation(NUM_TEST)
+    parts = np.split(order, np.cumsum(TEST_SPLIT)[:-1])
+    return {name: np.sort(part) for name, part in zip(("train", "val", "test"), parts, strict=True)}
+
+
 def edm_split(n_molecules: int = NUM_MOLECULES) -> dict[str, np.ndarray]:
     """EDM's split of QM9 (Hoogeboom et al., arXiv 2203.17003), part -> sorted indices.
 
@@ -99,8 +133,7 @@ def edm_split(n_molecules: int = NUM_MOLECULES) -> dict[str, np.ndarray]:
         )
     # The legacy generator is the protocol.
     order = np.random.RandomState(0).permutation(NUM_MOLECULES)
-    n_test = NUM_MOLECULES // 10
-    n_valid = NUM_MOLECULES - 100_000 - n_test
+    n_valid = NUM_MOLECULES - 100_000 - NUM_TEST
     train, valid, test = np.split(order, [100_000, 100_000 + n_valid])
     return {"train": np.sort(train), "val": np.sort(valid), "test": np.sort(test)}
 

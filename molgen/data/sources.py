@@ -70,6 +70,10 @@ def _split_qm9(molecules: MoleculeSet, seed: int) -> dict[str, np.ndarray]:
     return splits.split(molecules, seed)
 
 
+def _split_qm9_test(molecules: MoleculeSet, seed: int) -> dict[str, np.ndarray]:
+    return qm9.split_of_test_part() if len(molecules) == qm9.NUM_TEST else splits.split(molecules, seed)
+
+
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
@@ -95,6 +99,18 @@ SOURCES: Mapping[str, Source] = {
             "(or qm9/dsgdb9nsd_*.xyz, or qm9/train|valid|test.npz, or qm9/processed/data_v3.pt)",
             load=qm9.load_qm9,
             split=_split_qm9,
+        ),
+        Source(
+            name="qm9-test",
+            description="the test part of EDM's split of QM9 as a small data set; not comparable with models of its "
+            "training part",
+            size="13,083",
+            level="B3LYP/6-31G(2df,p)",
+            licence="CC0",
+            origin="as qm9",
+            files="qm9-test/test.npz (EDM's arrays), or all of qm9",
+            load=qm9.load_qm9_test,
+            split=_split_qm9_test,
         ),
         Source(
             name="geom-drugs",

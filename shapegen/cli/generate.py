@@ -26,7 +26,7 @@ from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
-    from common.guidance import GuidedSampler, NoisyPredictor
+    from common.guidance import GuidedSampler
     from shapegen.data.shapes import ShapeSet
     from shapegen.model import ShapeModel
 
@@ -54,6 +54,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
+    from shapegen.predictors import NOISY_NETWORKS
     from shapegen.pretrained import STORE, load_pretrained
     from shapegen.results import draw_samples, write_samples
     from shapegen.rewards.reward import ShapeReward
@@ -66,7 +67,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
     reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None
-    log_weight = classifier_weight(options, _classifier(options, model), asked.values)
+    log_weight = classifier_weight(options, model, NOISY_NETWORKS, asked.values)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -119,15 +120,6 @@ def wanted(options: GenerateOptions, model: ShapeModel) -> tuple[str | None, Ask
     asked = read_targets(options, [*(["class"] if names else []), *(one.name for one in model.controls)], find)
     index = asked.inputs.pop("class", None)
     return None if index is None else names[int(index)], asked
-
-
-def _classifier(options: GenerateOptions, model: ShapeModel) -> NoisyPredictor | None:
-    from common.guidance import load_noisy_predictor
-    from shapegen.predictors import NOISY_NETWORKS
-
-    if options.classifier is None:
-        return None
-    return load_noisy_predictor(Path(options.classifier), model.description, NOISY_NETWORKS, model.device)
 
 
 def _sample(

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.cli.app import CommonOptions, Verb
 from common.cli.options import option
-from common.cli.scoring import list_scorers, print_scorers
+from common.cli.scoring import list_rewards
 from common.errors import InputError
 
 _AIMS = """aims:     height=0.12±0.01 (or +-)   volume<2e-4   1<aspect_ratio<2   maximise stability   minimise symmetry
@@ -31,10 +31,9 @@ class RewardsOptions(CommonOptions):
 
 def run(options: RewardsOptions) -> dict[str, Any]:
     """List, measure if asked, print."""
-    from common.user_function import installed_functions
     from shapegen.rewards.table import GROUP, REWARDS
 
-    costs: dict[str, float] = {}
+    costs, remark = None, ""
     reconstruction = None
     if options.measure:
         from shapegen.data.procedural import procedural
@@ -47,17 +46,9 @@ def run(options: RewardsOptions) -> dict[str, Any]:
             raise InputError(f"got --points {options.points}, expected at least {MIN_POINTS}")
         shapes = procedural(-(-options.num_shapes // 13), points=options.points, workers=1, normals=False)
         costs, reconstruction = measure_costs(shapes.points[: options.num_shapes])
-    scorers = list_scorers(REWARDS.values(), costs)
-    # Loading an installed package's function is running its code, so they are only named.
-    installed = {name: point.value for name, point in installed_functions(GROUP).items()}
-    if not options.json:
-        print_scorers(scorers, options.measure)
-        if reconstruction is not None:
-            print(f"needs mesh: {1e3 * reconstruction:.0f} ms a cloud more, once for all of them")
-        for name, value in installed.items():
-            print(f"installed: {name} ({value})")
-        print(_AIMS)
-    return {"rewards": scorers, "reconstruction_seconds_per_sample": reconstruction, "installed": installed}
+        remark = f"needs mesh: {1e3 * reconstruction:.0f} ms a cloud more, once for all of them"
+    listed = list_rewards(options, REWARDS.values(), GROUP, _AIMS, costs, remark)
+    return {**listed, "reconstruction_seconds_per_sample": reconstruction}
 
 
 VERB = Verb("rewards", "what can be scored and aimed at: units, needs, costs", RewardsOptions, run)

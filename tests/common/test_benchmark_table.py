@@ -122,6 +122,16 @@ def test_methods_are_rewarded_in_the_words_of_the_benchmark(tmp_path):
     assert step.words[step.words.index("--target") + 1] == "predicted_gap(runs/p)=4±0.1, homo<-5"
 
 
+def test_what_is_wanted_beside_goes_to_those_that_see_a_number(tmp_path):
+    one = Benchmark("b", "base", targets=("gap=4",), rewards={"gap": "predicted_gap"}, also="maximise stable weight 2")
+    targets = {}
+    for name in ("smc", "rgdm", "reconstruction", "ctrl"):
+        step = METHODS[name].recipe("p", one, Trial(name, "gap=4", 0, tmp_path))[0]
+        targets[name] = step.words[step.words.index("--target") + 1] if "--target" in step.words else ""
+    both = "predicted_gap=4, maximise stable weight 2"
+    assert targets == {"smc": both, "rgdm": both, "reconstruction": "predicted_gap=4", "ctrl": ""}
+
+
 # Numbers
 
 

@@ -19,8 +19,8 @@ from common.algorithms.ctrl import ControlTerm
 from common.diffusion import Cosine, Denoiser, Euclidean, Process, Sampler, State, V
 from common.diffusion.control import Control, asked_for
 from common.errors import InputError
-from common.rewards import RewardResult
-from common.training.finetune import Method, Policies, finetune, policies
+from common.rewards import Reward, RewardResult
+from common.training.finetune import Method, Policies, finetune, policies, reward_of
 from common.training.fit import FitConfig, FitResult
 from common.training.module import Pieces
 from common.training.optimiser import OptimiserConfig
@@ -96,15 +96,17 @@ class Toy:
 def run(
     directory: Path, method: Method, steps: int = 4, *, terms: tuple[ControlTerm, ...] = (), chunk: int = 0,
     minibatch: int = 0, batch_size: int = 16, learning_rate: float = 1e-2, early_stop: bool = False,
+    reward: Reward | None = None,
     guards: tuple[Guard, ...] = (), rank: int = 2, resume: bool = False, **config: Any,
 ) -> tuple[Policies, FitResult, Check]:  # fmt: skip
     active_from = 0.3 if rank else 0.0
     pair = policies(base(), terms, rank=rank, active_from=active_from)
     algorithm = replace(method, active_from=active_from).algorithm(PROCESS, 2, terms)
     task = Toy()
-    reward = None if terms else Near()
-    seen = reward if reward is not None else algorithm.reward  # type: ignore[attr-defined]
-    check = Check(task, seen, pair.reference, algorithm.sampler, terms, count=32, divergence_count=8)  # type: ignore[arg-type]
+    reward = reward if terms else Near()
+    check = Check(
+        task, reward_of(algorithm, reward), pair.reference, algorithm.sampler, terms, count=32, divergence_count=8
+    )  # type: ignore[arg-type]
     result = finetune(
         pair, algorithm, reward,
         task.data(batch_size, 0, [term.control.name for term in terms]) if algorithm.needs_data
@@ -120,6 +122,7 @@ def run(
 METHODS = {
     "rgdm": Method("rgdm", 0.02, {"visited": 4}, 6),
     "rgdm held to the base": Method("rgdm", 0.02, {"visited": 4, "target": "kl"}, 6),
+    "rgdm anchored": Method("rgdm", 0.02, {"visited": 4, "target": "anchored"}, 6),
     "rgdm on data": Method("rgdm", 0.02, {"visited": 4, "target": "kl", "proposal": "posterior"}, 6),
     "policy_gradient": Method("policy_gradient", 0.02, {"epochs": 2}, 6),
     "reward_weighted": Method("reward_weighted", 0.02, {"source": "policy"}, 6),
@@ -216,6 +219,27 @@ def test_a_control_input_is_learnt_and_its_absence_is_the_base(tmp_path, name):
             tuned(State(x, mask, asked_for([term.control], {"middle": value}, 8)), t).mean() for value in (-0.5, 0.5)
         )
     assert high > low
+
+
+def test_a_control_and_a_target_are_learnt_together(tmp_path):
+    """The mean is what is asked for, and the points come closer whatever that is."""
+
+    @dataclass
+    class Together:
+        differentiable = True
+
+        def __call__(self, state: State) -> RewardResult:
+            values = -(state.x[:, 0] - state.x[:, 1]).square().sum(dim=-1)
+            return RewardResult(values, torch.isfinite(values), {"closeness": values.detach()})
+
+    pair, result, check = run(
+        tmp_path, Method("rgdm", rollout_steps=6), 80, terms=(gap_term(),), batch_size=64, reward=Together()
+    )  # fmt: skip
+    before, after = check(pair.reference), check(result.denoiser)
+    for name in ("log p(middle)", "closeness"):
+        assert after[name] > before[name] + 0.5, name
+    with pytest.raises(InputError, match="knows no reward"):
+        run(tmp_path / "other", Method("likelihood"), 2, terms=(gap_term(),), reward=Together())
 
 
 def test_hacking_is_noticed_and_stops_the_run_at_the_last_good_weights(tmp_path, caplog):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 
 import numpy as np
 import pytest
+from contracts.user_faults import check_faulty, write_faulty
 
 from common.errors import InputError
 from molgen.chemistry.perception import perceive
@@ -30,36 +29,6 @@ score.unit = ""
 score.bounds = (0, 1)
 '''
 
-FAULTY = """
-import json, os, signal, time
-from pathlib import Path
-from rdkit import Chem
-
-FAULTS = json.loads((Path(__file__).parent / "faults.json").read_text())
-
-
-def score(mols):
-    return [one(mol) for mol in mols] + [0.0] * sum(fault(mol) == "long" for mol in mols)
-
-
-def fault(mol):
-    return FAULTS.get(Chem.MolToSmiles(Chem.RemoveHs(mol)))
-
-
-def one(mol):
-    kind = fault(mol)
-    if kind == "hang":
-        while True:
-            pass
-    if kind == "exit":
-        os._exit(3)
-    if kind == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if kind == "raise":
-        raise RuntimeError("no such basis set")
-    answers = {"none": None, "infinite": float("inf"), "text": "good"}
-    return answers[kind] if kind in answers else float(mol.GetNumAtoms())
-"""
 DIES_ONCE = """
 import os
 from pathlib import Path
@@ -73,16 +42,6 @@ def score(mols):
     MARK.touch()
     os._exit(3)
 """
-REASONS = {
-    "hang": "time limit",
-    "exit": "worker died",
-    "segfault": "worker died",
-    "raise": "RuntimeError",
-    "none": "None",
-    "infinite": "infinite",
-    "text": "not a number",
-    "long": "wrong length",
-}
 
 
 def test_ten_lines_are_a_reward(tmp_path, caplog):
@@ -108,25 +67,22 @@ def test_with_a_third_of_the_molecules_crashing_or_hanging_scoring_completes(tmp
     kinds = ["hang", "hang", "exit", "exit", "exit", "segfault", "segfault", "exit"]
     kinds += ["raise", "none", "infinite", "text", "long"]
     chosen = np.random.default_rng(0).permutation(24)[: len(kinds)].tolist()
-    faults = {perceived[i].smiles: kind for i, kind in zip(chosen, kinds, strict=True)}
-    assert len(faults) == len(kinds)
-    (tmp_path / "faults.json").write_text(json.dumps(faults))
-    # One too many makes a whole batch's answer useless; alone it costs one molecule.
-    faulty = FAULTY if batch_size == 1 else FAULTY.replace('"long"', '"short"')
-    (tmp_path / "faulty.py").write_text(f"{faulty}\n\nscore.batch_size = {batch_size}\n")
+    faults = dict(zip(chosen, kinds, strict=True))
+    if batch_size > 1:
+        # One too many makes a whole batch's answer useless; alone it costs one molecule.
+        faults = {i: kind for i, kind in faults.items() if kind != "long"}
+    name = write_faulty(
+        tmp_path, {perceived[i].smiles: kind for i, kind in faults.items()},
+        "Chem.MolToSmiles(Chem.RemoveHs(sample))", "sample.GetNumAtoms()", "from rdkit import Chem", batch_size,
+    )  # fmt: skip
 
-    scorer = find_scorer(f"{tmp_path / 'faulty.py'}:score")
+    scorer = find_scorer(name)
     with MoleculeScorer([scorer, find_scorer("qed")], workers=2, time_limit_s=2.0) as engine:
         result = engine.score(molecules, perceived)
-    values, reasons = result.values[scorer.name], result.reasons[scorer.name]
-    healthy = [i for i in range(24) if i not in chosen]
-    np.testing.assert_array_equal(values[healthy], molecules.num_atoms[healthy])
-    expected = {i: REASONS[kind] for i, kind in zip(chosen, kinds, strict=True)}
-    if batch_size > 1:
-        expected = {i: reason for i, reason in expected.items() if reason != "wrong length"}
-    assert {i: reason for i, reason in enumerate(reasons) if reason} == expected
-    assert np.isnan(values).sum() == len(expected)
-    assert result.failures == {f"{scorer.name}: {reason}": n for reason, n in Counter(expected.values()).items()}
+    check_faulty(
+        scorer.name, result.values[scorer.name], result.reasons[scorer.name], result.failures, faults,
+        molecules.num_atoms,
+    )  # fmt: skip
     assert not np.isnan(result.values["qed"]).any()
 
 

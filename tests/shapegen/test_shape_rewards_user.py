@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 
 import numpy as np
 import pytest
 from contracts.shape_cases import as_given, box, points_on
+from contracts.user_faults import check_faulty, write_faulty
 
 from common.errors import InputError
 from shapegen.rewards.scoring import Given, ShapeScorer
@@ -46,40 +45,6 @@ def score(points):
 score.takes = "tensor"
 score.batch_size = 2
 '''
-FAULTY = """
-import json, os, signal, time
-from pathlib import Path
-
-FAULTS = json.loads((Path(__file__).parent / "faults.json").read_text())
-
-
-def score(clouds):
-    return [one(cloud) for cloud in clouds]
-
-
-def one(cloud):
-    kind = FAULTS.get(str(len(cloud.vertices)))
-    if kind == "hang":
-        while True:
-            pass
-    if kind == "exit":
-        os._exit(3)
-    if kind == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if kind == "raise":
-        raise RuntimeError("no such surface")
-    answers = {"none": None, "infinite": float("inf"), "text": "good"}
-    return answers[kind] if kind in answers else float(len(cloud.vertices))
-"""
-REASONS = {
-    "hang": "time limit",
-    "exit": "worker died",
-    "segfault": "worker died",
-    "raise": "RuntimeError",
-    "none": "None",
-    "infinite": "infinite",
-    "text": "not a number",
-}
 
 
 def written(folder, text, name="mine.py"):
@@ -129,22 +94,16 @@ def test_what_a_function_takes_must_be_known(tmp_path):
 
 
 def test_with_a_third_of_the_shapes_crashing_or_hanging_scoring_completes(tmp_path):
-    kinds = ["hang", "exit", "segfault", "exit", "raise", "none", "infinite", "text"]
-    chosen = np.random.default_rng(0).permutation(20)[: len(kinds)].tolist()
+    kinds = ["hang", "exit", "segfault", "exit", "raise", "none", "infinite", "text", "long"]
+    faults = dict(zip(np.random.default_rng(0).permutation(20)[: len(kinds)].tolist(), kinds, strict=True))
     # A shape is known by its number of points.
-    clouds = [points_on(box(), 40 + k) for k in range(20)]
-    (tmp_path / "faults.json").write_text(
-        json.dumps({str(40 + k): kind for k, kind in zip(chosen, kinds, strict=True)})
-    )
-    scorer = find_scorer(written(tmp_path, FAULTY))
+    sizes = np.arange(40, 60)
+    keys = {str(sizes[k]): kind for k, kind in faults.items()}
+    scorer = find_scorer(write_faulty(tmp_path, keys, "str(len(sample.vertices))", "len(sample.vertices)"))
     with ShapeScorer([scorer, find_scorer("aspect_ratio")], workers=2, time_limit_s=2.0) as engine:
-        result = engine.score([Given(cloud) for cloud in clouds])
+        result = engine.score([Given(points_on(box(), size)) for size in sizes])
         assert len(engine.cache) == 20 - 4, "time limits and crashes are tried again, other failures are kept"
-    values, reasons = result.values[scorer.name], result.reasons[scorer.name]
-    healthy = [k for k in range(20) if k not in chosen]
-    np.testing.assert_array_equal(values[healthy], [40 + k for k in healthy])
-    expected = {k: REASONS[kind] for k, kind in zip(chosen, kinds, strict=True)}
-    assert {k: reason for k, reason in enumerate(reasons) if reason} == expected
-    assert np.isnan(values).sum() == len(expected)
-    assert result.failures == {f"{scorer.name}: {reason}": n for reason, n in Counter(expected.values()).items()}
+    check_faulty(
+        scorer.name, result.values[scorer.name], result.reasons[scorer.name], result.failures, faults, sizes
+    )  # fmt: skip
     assert not np.isnan(result.values["aspect_ratio"]).any()
