@@ -13,10 +13,12 @@ Our choices: where the candidates come from, their number K, the value of a cand
     kl       q* ~ p_ref(x_s | x_t) exp(v(x_s) / tau)    the optimal kernel of the KL-regularised problem
     payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
     policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better, round for round
-    anchored mean mu_ref(x_t) + E_{q_policy}[x_s] - mu_theta(x_t): the tilt is measured where the policy stands, and
-             moves the base
 
-all by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
+with `anchor` a > 0 `policy` becomes p_theta^(1 - a) p_ref^a exp(v / tau): Gaussians of one variance, so that its mean
+is that of `policy` moved the share a of the way back to the base's. Each round keeps what rewards went on asking for
+and forgets the rest; where v is linear it settles at the base's step tilted at the temperature a tau.
+
+All by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
 without which the gradient of a small tilt is all noise. The value of a candidate is the reward of the reference's
 estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s and so pulls too hard at noisy times;
 or of a draw of x_0 by a short chain of the reference (`look_ahead` > 1), for which the weights have the right mean:
@@ -45,7 +47,7 @@ from common.errors import InputError
 from common.named import nearest
 from common.rewards import Reward
 
-TARGETS = ("anchored", "kl", "payoff", "policy")
+TARGETS = ("kl", "payoff", "policy")
 PROPOSALS = ("policy", "posterior", "reference")
 
 
@@ -57,7 +59,8 @@ class Candidates:
         before: the M states.
         steps: (M,) long, their places among the sampler's times.
         after: (M, K, N, D).
-        anchor: (M, N, D) to which the tilt is added: mean of the proposal that they were drawn from, or of the base.
+        centre: (M, N, D) to which the tilt is added: mean of the proposal that they were drawn from, or on the way from
+            there to the base's.
         rewards: (M, K) of each candidate's look-ahead, NaN where that could not be scored.
         weights: (M, K) of the pay-off distribution, summing to 1; 0 in rows without any valid candidate.
         cost: of drawing and scoring them.
@@ -66,7 +69,7 @@ class Candidates:
     before: State
     steps: Tensor
     after: Tensor
-    anchor: Tensor
+    centre: Tensor
     rewards: Tensor
     weights: Tensor
     cost: Cost
@@ -78,7 +81,7 @@ class Candidates:
         has the same noise and more. Their difference, added to the known mean, has the same expectation and less
         variance, sum_k w_k^2 - 1 / K instead of sum_k w_k^2: none where all candidates are equally good.
         """
-        return (self.weights[:, :, None, None] * self.after).sum(dim=1) - (self.after.mean(dim=1) - self.anchor)
+        return (self.weights[:, :, None, None] * self.after).sum(dim=1) - (self.after.mean(dim=1) - self.centre)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """(M, N, D) one candidate each, drawn by weight, with the same noise taken off."""
@@ -86,7 +89,7 @@ class Candidates:
         table = torch.where(usable, self.weights, torch.ones_like(self.weights)).cpu()
         chosen = torch.multinomial(table, 1, generator=generator)[:, 0].to(self.steps.device)
         drawn = self.after[torch.arange(len(chosen), device=chosen.device), chosen]
-        return drawn - (self.after.mean(dim=1) - self.anchor)
+        return drawn - (self.after.mean(dim=1) - self.centre)
 
     def effective(self) -> Tensor:
         """(M,) effective sample size 1 / sum_k w_k^2, from 1 to K; 0 in rows without any valid candidate."""
@@ -110,6 +113,7 @@ class Rgdm(FromChains):
         resample: learn from one candidate drawn by weight; False takes the weighted mean of all, which has the same
             gradient on average and less variance.
         visited: states a sample that are learnt from, out of its chain or of random times.
+        anchor: for `policy`, share of the way back to the base's step in each round, from 0 to 1.
         epochs: see `Algorithm`.
     """
 
@@ -122,6 +126,7 @@ class Rgdm(FromChains):
     look_ahead: int = 1
     resample: bool = False
     visited: int = 8
+    anchor: float = 0.2
     epochs: int = 1
 
     def __post_init__(self) -> None:
@@ -130,6 +135,8 @@ class Rgdm(FromChains):
         for name, value, known in (("target", self.target, TARGETS), ("proposal", self.proposal, PROPOSALS)):
             if value not in known:
                 raise InputError(f"got {name} '{value}'{nearest(value, known)}; expected one of {', '.join(known)}")
+        if not 0 <= self.anchor <= 1:
+            raise InputError(f"got anchor {self.anchor}, expected 0 to 1")
         if self.candidates < 2 or self.look_ahead < 1 or self.visited < 1 or not self.explore_std >= 1:
             raise InputError(
                 f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited} and "
@@ -228,18 +235,19 @@ class Rgdm(FromChains):
         scored = score(reward, clean_ends)
         logits = torch.where(scored.valid, scored.values / self.tau, torch.full_like(scored.values, -torch.inf))
         logits = logits - wide.log_prob(after)
+        prior = base
+        if self.target == "policy":
+            prior = centre if self.proposal == "policy" else kernel(policy, self.sampler, before, steps)
         if self.target != "payoff":
-            prior = base
-            if self.target in ("policy", "anchored"):
-                prior = centre if self.proposal == "policy" else kernel(policy, self.sampler, before, steps)
             logits = logits + _rows(prior, rows).log_prob(after)
         logits = logits.unflatten(0, (len(before), self.candidates))
         weights = torch.nan_to_num(logits.softmax(dim=1))
         cost = Cost(reward_calls=len(rows), evaluations=policy.evaluations + reference.evaluations)
         split = (len(before), self.candidates)
-        anchor = base.mean if self.target == "anchored" else centre.mean
+        # The control variate of the candidates' mean stands at their own mean; only then does the base pull.
+        middle = centre.mean + self.anchor * (base.mean - prior.mean)
         return Candidates(
-            before, steps, after.unflatten(0, split), anchor, scored.values.unflatten(0, split), weights, cost
+            before, steps, after.unflatten(0, split), middle, scored.values.unflatten(0, split), weights, cost
         )  # fmt: skip
 
     def _look_ahead(self, reference: DenoiserFunction, ends: State, steps: Tensor, generator: torch.Generator) -> State:

@@ -7,6 +7,7 @@ from common.rewards.conditions import Condition, parse, required, rewarded, warn
 from common.rewards.goals import Category, Goal, Maximise, Range, Target
 from common.rewards.quantity import Quantity, find_quantity
 from common.rewards.reward import FunctionReward, Reward, RewardResult, SummedReward, check_gradient
+from common.rewards.typed import TypedReward, conditions_of
 
 __all__ = [
     "AGGREGATES",
@@ -27,7 +28,9 @@ __all__ = [
     "ScoreCache",
     "SummedReward",
     "Target",
+    "TypedReward",
     "check_gradient",
+    "conditions_of",
     "find_aggregate",
     "find_quantity",
     "geometry_hash",

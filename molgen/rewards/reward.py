@@ -8,21 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
 from common.diffusion import State, size_mask
 from common.rewards import (
-    ComposedReward,
     Condition,
     Measure,
     Measured,
     Objective,
-    RewardResult,
     ScoreCache,
-    parse,
-    warn_outside,
+    TypedReward,
+    conditions_of,
 )
 from common.workers import Launcher
 from molgen.data.codec import MoleculeCodec
@@ -61,7 +58,7 @@ class DecodedMeasure:
         return Measured(values, table.failures)
 
 
-class MoleculeReward:
+class MoleculeReward(TypedReward):
     """A reward of molecules' states, from conditions as typed.
 
     Args:
@@ -72,7 +69,7 @@ class MoleculeReward:
         workers, time_limit_s, launcher: as in `MoleculeScorer`.
         cache_path: file that keeps scores (in the run's directory); None keeps them in memory.
 
-    Use as a context manager, or call `close`, which ends the workers.
+    See `TypedReward`: use it as a context manager, or call `close`, which ends the workers.
 
     Raises:
         InputError: see `common.rewards.parse`, `find_scorer`, `Objective` and `ComposedReward`.
@@ -90,54 +87,19 @@ class MoleculeReward:
         cache_path: str | Path | None = None,
         launcher: Launcher | None = None,
     ):
-        self.conditions = read_conditions(spec, launcher)
-        objective = Objective(self.conditions, aggregate, floor)
-        scorers = scorers_of(self.conditions)
+        conditions = read_conditions(spec, launcher)
+        scorers = scorers_of(conditions)
         decoded = [scorer for scorer in scorers if scorer.on_states is None]
         measures: list[Measure] = [s.on_states(codec) for s in scorers if s.on_states is not None]
-        self._scorer = MoleculeScorer(decoded, workers, time_limit_s, ScoreCache(path=cache_path), launcher)
+        engine = MoleculeScorer(decoded, workers, time_limit_s, ScoreCache(path=cache_path), launcher)
         if decoded:
-            measures.append(DecodedMeasure(codec.decode, self._scorer))
-        try:
-            self._reward = ComposedReward(objective, measures, _example(codec))
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def differentiable(self) -> bool:
-        """See `common.rewards.Reward`."""
-        return self._reward.differentiable
-
-    def __call__(self, state: State) -> RewardResult:
-        """See `common.rewards.Reward`: clean states in, scores out."""
-        return self._reward(state)
-
-    def __str__(self) -> str:
-        return str(self._reward)
-
-    def __enter__(self) -> MoleculeReward:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers."""
-        self._scorer.close()
+            measures.append(DecodedMeasure(codec.decode, engine))
+        super().__init__(Objective(conditions, aggregate, floor), measures, _example(codec), engine)
 
 
 def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
     """Conditions on scorers, from texts or as they are; what a predictor never saw is warned of."""
-    if not isinstance(spec, str) and spec and all(isinstance(part, Condition) for part in spec):
-        return tuple(part for part in spec if isinstance(part, Condition))
-    texts = [spec] if isinstance(spec, str) else [str(part) for part in spec]
-    conditions = parse(texts, partial(find_scorer, launcher=launcher))
-    scorers = [condition.quantity for condition in conditions if isinstance(condition.quantity, Scorer)]
-    warn_outside(conditions, {one.name: one.trained_on for one in scorers if one.trained_on is not None})
-    return conditions
+    return conditions_of(spec, partial(find_scorer, launcher=launcher))
 
 
 def differentiable_texts(texts: Sequence[str]) -> list[str]:

@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
 from common.diffusion import State
 from common.errors import InputError
 from common.rewards import (
-    ComposedReward,
     Condition,
     Measure,
     Measured,
     Objective,
-    RewardResult,
     ScoreCache,
-    parse,
-    warn_outside,
+    TypedReward,
+    conditions_of,
 )
 from common.workers import Launcher
 from shapegen.data.codec import ShapeCodec
@@ -89,7 +86,7 @@ class DecodedMeasure:
         self.scorer.close()
 
 
-class ShapeReward:
+class ShapeReward(TypedReward):
     """A reward of shapes' states, from conditions as typed.
 
     Args:
@@ -100,7 +97,7 @@ class ShapeReward:
         workers, time_limit_s, launcher: as in `ShapeScorer`.
         cache_path: file that keeps scores (in the run's directory); None keeps them in memory.
 
-    Use as a context manager, or call `close`, which ends the workers.
+    See `TypedReward`: use it as a context manager, or call `close`, which ends the workers.
 
     Raises:
         InputError: metres wanted of a model without a unit; else see `common.rewards.parse`, `find_scorer`, `Objective`
@@ -119,57 +116,21 @@ class ShapeReward:
         cache_path: str | Path | None = None,
         launcher: Launcher | None = None,
     ):
-        self.conditions = read_conditions(spec, launcher)
-        objective = Objective(self.conditions, aggregate, floor)
-        scorers = scorers_of(self.conditions)
+        conditions = read_conditions(spec, launcher)
+        scorers = scorers_of(conditions)
         _check_codec(scorers, codec)
         on_points = tuple(scorer for scorer in scorers if scorer.place is Place.POINTS)
         others = [scorer for scorer in scorers if scorer.place is not Place.POINTS]
-        self._scorer = ShapeScorer(
-            others, workers, time_limit_s, ScoreCache(path=cache_path), launcher, unit=codec.unit
-        )
+        engine = ShapeScorer(others, workers, time_limit_s, ScoreCache(path=cache_path), launcher, unit=codec.unit)
         measures: list[Measure] = [CloudMeasure(codec, on_points)] if on_points else []
         if others:
-            measures.append(DecodedMeasure(codec, self._scorer))
-        try:
-            self._reward = ComposedReward(objective, measures, _example(codec))
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def differentiable(self) -> bool:
-        """See `common.rewards.Reward`."""
-        return self._reward.differentiable
-
-    def __call__(self, state: State) -> RewardResult:
-        """See `common.rewards.Reward`: clean states in, scores out."""
-        return self._reward(state)
-
-    def __str__(self) -> str:
-        return str(self._reward)
-
-    def __enter__(self) -> ShapeReward:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers."""
-        self._scorer.close()
+            measures.append(DecodedMeasure(codec, engine))
+        super().__init__(Objective(conditions, aggregate, floor), measures, _example(codec), engine)
 
 
 def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
     """Conditions on scorers, from texts or as they are; what a predictor never saw is warned of."""
-    if not isinstance(spec, str) and spec and all(isinstance(part, Condition) for part in spec):
-        return tuple(part for part in spec if isinstance(part, Condition))
-    texts = [spec] if isinstance(spec, str) else [str(part) for part in spec]
-    conditions = parse(texts, partial(find_scorer, launcher=launcher))
-    warn_outside(conditions, {s.name: s.trained_on for s in scorers_of(conditions) if s.trained_on is not None})
-    return conditions
+    return conditions_of(spec, partial(find_scorer, launcher=launcher))
 
 
 def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:

@@ -120,9 +120,9 @@ def run(
 
 
 METHODS = {
-    "rgdm": Method("rgdm", 0.02, {"visited": 4}, 6),
+    "rgdm": Method("rgdm", 0.1, {"visited": 4}, 6),
     "rgdm held to the base": Method("rgdm", 0.02, {"visited": 4, "target": "kl"}, 6),
-    "rgdm anchored": Method("rgdm", 0.02, {"visited": 4, "target": "anchored"}, 6),
+    "rgdm held by nothing": Method("rgdm", 0.02, {"visited": 4, "anchor": 0}, 6),
     "rgdm on data": Method("rgdm", 0.02, {"visited": 4, "target": "kl", "proposal": "posterior"}, 6),
     "policy_gradient": Method("policy_gradient", 0.02, {"epochs": 2}, 6),
     "reward_weighted": Method("reward_weighted", 0.02, {"source": "policy"}, 6),

@@ -45,6 +45,12 @@ CASES = {
     "rgdm": (lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4, look_ahead=4), "tilted_chain", 0.004),
     # The look-ahead of one evaluation ignores the spread of x_0 given x_t.
     "rgdm, x0_hat": (lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4), "tilted_chain", 0.01),
+    # A fifth of the way back to the base in each round, at a fifth of the temperature.
+    "rgdm, anchored": (
+        lambda s: Rgdm(s, 5.0, "policy", candidates=8, visited=4, look_ahead=4, anchor=0.2),
+        "tilted_chain",
+        0.004,
+    ),
     # One of K candidates instead of their mean: the same target, more noise.
     "rgdm, resampled": (
         lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4, look_ahead=4, resample=True),
@@ -112,7 +118,7 @@ def test_reward_weighted_likelihood_reaches_the_tilted_mixture():
 @pytest.mark.parametrize("target", ["payoff", "policy"])
 def test_without_the_base_pay_offs_contract_to_the_best_reward(target):
     """Nothing holds it: it goes on to the reward's maximum, and the spread of the samples goes."""
-    found = train(EUCLIDEAN, Rgdm(EUCLIDEAN.sampler, 1.0, target, candidates=8, visited=4), iterations=120)
+    found = train(EUCLIDEAN, Rgdm(EUCLIDEAN.sampler, 1.0, target, candidates=8, visited=4, anchor=0), iterations=120)
     mask, moments = EUCLIDEAN.found(found.samples)[1]
     tilted = EUCLIDEAN.tilted(mask)
     target = EUCLIDEAN.space.project(EUCLIDEAN.reward.target[None], mask[None])[0]
