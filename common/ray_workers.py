@@ -1,7 +1,7 @@
 """Workers on a Ray cluster, behind the interface of `common.workers`: the same limits, failures and order of work.
 
-Every worker is an actor that works on one core. The cluster's nodes need this package installed, and a scorer file named
-on the command line must lie where all of them see it.
+Every worker is an actor that works on one core. The cluster's nodes need this package installed, and a scorer file that
+is named on the command line must lie where all of them see it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RayLauncher:
                 ) from error
         logger.info("scoring on a Ray cluster with %d cores", self.capacity())
         # Never restarted and never retried by Ray: the pool counts a death and replaces the worker. Nothing is said of
-        # cores: an actor then needs one to be placed and holds none, so that a second pool finds room beside an idle one.
+        # cores: an actor then needs one to be placed and holds none, so that a second pool has room beside an idle one.
         self._actor = ray.remote(max_restarts=0, max_task_retries=0)(Station)
 
     def capacity(self) -> int:
