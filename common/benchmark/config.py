@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,10 @@ class Benchmark:
     def options(self, stage: str, method: str) -> dict[str, Any]:
         """The options of a verb for a method: those for all, then its own."""
         return {**getattr(self, stage), **self.settings.get(method, {}).get(stage, {})}
+
+    def completed(self, options: Mapping[str, Mapping[str, Any]]) -> Benchmark:
+        """This with options, verb -> options, for all methods where it sets none itself."""
+        return replace(self, **{verb: {**options[verb], **getattr(self, verb)} for verb in options})
 
     def rewarded(self, target: str) -> str:
         """A target in the words that methods get: quantities with a reward of their own by that reward's name."""

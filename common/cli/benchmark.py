@@ -81,10 +81,7 @@ def run_benchmark(options: BenchmarkOptions, domain: Domain, verbs: Sequence[Ver
     benchmark = read_benchmark(options.path, **{key: value for key, value in changes.items() if value is not None})
     folder = Path(options.output_dir or f"runs/{benchmark.name}")
     trials = planned(benchmark, domain, folder)
-    set_by_task = domain.tasks[benchmark.task].options(benchmark)
-    completed = dataclasses.replace(
-        benchmark, **{verb: {**options, **getattr(benchmark, verb)} for verb, options in set_by_task.items()}
-    )  # fmt: skip
+    completed = benchmark.completed(domain.tasks[benchmark.task].options(benchmark))
 
     def steps_of(trial: Trial) -> Sequence[Step]:
         return domain.methods[trial.method].recipe(domain.program, completed, trial)

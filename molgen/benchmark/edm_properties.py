@@ -29,7 +29,7 @@ from common.rewards.scoring import ScoreTable
 from molgen.data.molecules import MoleculeSet
 from molgen.data.qm9 import NUM_MOLECULES, NUM_TEST
 from molgen.data.sources import load_data, split_data
-from molgen.predictors import PREDICTORS
+from molgen.predictors import DEFAULT, PREDICTORS
 from molgen.rewards.reward import read_conditions
 from molgen.rewards.scoring import MoleculeScorer
 from molgen.rewards.table import Place, Scorer
@@ -143,12 +143,12 @@ def _judge(name: str, text: str, data: str) -> Scorer:
     if not isinstance(scorer, Scorer) or scorer.key.removeprefix("predicted_") != SIX_PROPERTIES[name][0]:
         raise InputError(f"got '{text}' as the judge of {name}, expected such as predicted_{name}(FOLDER)")
     if scorer.place is Place.STATE:
-        _, description = read_predictor(PREDICTORS.find(scorer.argument), "molgen") if scorer.argument else ((), {})
+        _, description = read_predictor(PREDICTORS.find(scorer.argument or DEFAULT), "molgen")
         seen = f"half {description.get('half')} of {description.get('data')}"
         if seen != f"half a of {data}":
             raise InputError(
-                f"the judge '{text}' has learnt from {seen if description else 'all of gdb7-xtb'}, expected half a of "
-                f"{data}: molgen train-predictor --data {data} --half a"
+                f"the judge '{text}' has learnt from {seen}, expected half a of {data}: "
+                f"molgen train-predictor --data {data} --half a"
             )
     return scorer
 
