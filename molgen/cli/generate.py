@@ -196,6 +196,12 @@ def _law(options: GenerateOptions, model: MoleculeModel, name: str, asked: Asked
     except (InputError, FileNotFoundError) as error:
         raise InputError(f"{text} draws from the data '{data}' (--data-folder says where they are): {error}") from error
     law = TargetLaw.of_molecules(molecules, column)
+    largest = max(model.size_law.sizes)
+    if law.sizes.max() > largest:
+        raise InputError(
+            f"{text} draws from molecules of up to {law.sizes.max()} atoms in {data}, but the model was never shown more "
+            f"than {largest}"
+        )
     logger.info("sizes and %s as in %d molecules of %s, half %s", column, int(law.counts.sum()), data, half)
     return column, law
 
