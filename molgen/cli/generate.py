@@ -199,8 +199,8 @@ def _law(options: GenerateOptions, model: MoleculeModel, name: str, asked: Asked
     largest = max(model.size_law.sizes)
     if law.sizes.max() > largest:
         raise InputError(
-            f"{text} draws from molecules of up to {law.sizes.max()} atoms in {data}, but the model was never shown more "
-            f"than {largest}"
+            f"{text} draws from molecules of up to {law.sizes.max()} atoms in {data}, but the model was never shown "
+            f"more than {largest}"
         )
     logger.info("sizes and %s as in %d molecules of %s, half %s", column, int(law.counts.sum()), data, half)
     return column, law
