@@ -22,6 +22,7 @@ from common.training.watch import Guard
 from molgen.chemistry.perception import perceive
 from molgen.data.batches import MoleculeBatches
 from molgen.data.molecules import MoleculeSet
+from molgen.data.properties import COLUMNS
 from molgen.metrics.stability import stability_metrics
 from molgen.metrics.validity import validity_metrics
 from molgen.model import MoleculeModel
@@ -29,7 +30,7 @@ from molgen.predictors import DEFAULT, load_predictor
 from molgen.results import training_data
 from molgen.rewards.reward import DecodedMeasure, MoleculeReward, read_conditions, scorers_of
 from molgen.rewards.scoring import MoleculeScorer
-from molgen.rewards.table import Place, find_scorer
+from molgen.rewards.table import REWARDS, Place, find_column, find_scorer
 
 _PREDICTED = "predicted_"
 
@@ -41,6 +42,7 @@ class MoleculeTask:
         model: what training starts from.
         data: data set of the controls' values and of methods that train on data; None for the model's own.
         data_folder: where named data sets are.
+        half: of the training part that labels and data come from: a, b or all.
         labels: how many labelled molecules controls may use; 0 for all.
         predictor: of the controls: shipped, by name, or a folder.
         aggregate, floor, workers, time_limit_s: see `MoleculeReward`.
@@ -56,6 +58,7 @@ class MoleculeTask:
         *,
         data: str | None = None,
         data_folder: str = "data",
+        half: str = "all",
         labels: int = 0,
         predictor: str = DEFAULT,
         aggregate: str = "weighted_sum",
@@ -65,7 +68,7 @@ class MoleculeTask:
     ) -> None:
         self.model = model
         self._data_name, self._data_folder = data or model.description.get("data"), data_folder
-        self._labels, self._predictor = labels, predictor
+        self._half, self._labels, self._predictor = half, labels, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s = workers, time_limit_s
         self._parts: dict[str, MoleculeSet] = {}
@@ -146,13 +149,16 @@ class MoleculeTask:
         return ControlTerm(control, learned, outcomes, gamma=request.gamma)
 
     def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
-        """The scorer's column, and its values (M,) of the training molecules that may be learnt from."""
-        column = find_scorer(name, None).name
+        """The column of a property or scorer, and its values (M,) of the training molecules that may be learnt from."""
+        column = find_column(name)
         return column, torch.from_numpy(self._labelled([column]).properties[column]).float()
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
-        """The scorers of the controls' names."""
-        return ControlJudge([self._measure([term.control.name for term in terms])], terms)
+        """The scorers of the controls' names; None where the data alone know a property."""
+        names = [term.control.name for term in terms]
+        if any(name in COLUMNS and name not in REWARDS for name in names):
+            return None
+        return ControlJudge([self._measure(names)], terms)
 
     def _measure(self, names: Sequence[str]) -> DecodedMeasure:
         scorers = [find_scorer(name, None) for name in names]
@@ -185,5 +191,5 @@ class MoleculeTask:
         if part not in self._parts:
             if not self._data_name:
                 raise InputError("the base names no training data; give --data")
-            self._parts[part] = training_data(self._data_name, self._data_folder, part)
+            self._parts[part] = training_data(self._data_name, self._data_folder, part, self._half)
         return self._parts[part]

@@ -126,8 +126,8 @@ class MoleculeModel:
         self,
         count: int,
         *,
-        num_atoms: int | tuple[int, int] | None = None,
-        targets: Mapping[str, float] | None = None,
+        num_atoms: int | tuple[int, int] | np.ndarray | None = None,
+        targets: Mapping[str, float | np.ndarray] | None = None,
         strength: float = 1.0,
         steps: int | None = None,
         solver: str | None = None,
@@ -145,8 +145,9 @@ class MoleculeModel:
 
         Args:
             count: number of molecules.
-            num_atoms: a number of atoms (hydrogens included), a range (low, high), or None for the data's law.
-            targets: name of a control -> what is asked of all molecules, in the control's unit.
+            num_atoms: a number of atoms (hydrogens included), a range (low, high), (count,) a number for each molecule,
+                or None for the data's law.
+            targets: name of a control -> what is asked of all molecules, or (count,) of each, in the control's unit.
             strength: of the controls: 0 is the base, above 1 more than was trained.
             steps: network evaluations a molecule; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
@@ -162,7 +163,7 @@ class MoleculeModel:
         Raises:
             InputError: a size that the data never showed by far, a target without a control, or unusable options.
         """
-        sizes = self._law(num_atoms).draw(seed, start, count)
+        sizes = self._sizes(num_atoms, seed, start, count)
         batches = generate_states(
             with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta), sizes,
             self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
@@ -180,10 +181,16 @@ class MoleculeModel:
         """`sample`, then bonds by RDKit: molecules with a 3D conformer in Angstrom; None where no bonds fit."""
         return [found.mol for found in perceive(self.sample(count, **options))]
 
-    def _law(self, num_atoms: int | tuple[int, int] | None) -> SizeLaw:
+    def _sizes(
+        self, num_atoms: int | tuple[int, int] | np.ndarray | None, seed: int, start: int, count: int
+    ) -> np.ndarray:
+        """(count,) atoms of the samples start, start + 1, ..."""
         if num_atoms is None:
-            return self.size_law
-        low, high = (num_atoms, num_atoms) if isinstance(num_atoms, int) else num_atoms
+            return self.size_law.draw(seed, start, count)
+        if isinstance(num_atoms, np.ndarray):
+            low, high = int(num_atoms.min()), int(num_atoms.max())
+        else:
+            low, high = (num_atoms, num_atoms) if isinstance(num_atoms, int) else num_atoms
         largest = max(self.size_law.sizes)
         if not 1 <= low <= high:
             raise InputError(f"got {low} to {high} atoms, expected 1 <= low <= high")
@@ -191,4 +198,6 @@ class MoleculeModel:
             raise InputError(
                 f"got up to {high} atoms, expected at most {largest}: the model was never shown larger molecules"
             )
-        return self.size_law.restrict(low, high)
+        if isinstance(num_atoms, np.ndarray):
+            return num_atoms
+        return self.size_law.restrict(low, high).draw(seed, start, count)

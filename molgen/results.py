@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rdkit import rdBase
 
 from common.atomic import atomic_writer, write_json
@@ -24,10 +25,15 @@ logger = logging.getLogger(__name__)
 RAW_SAMPLES = "samples.npz"
 
 
-def training_data(name: str, data_folder: str | Path = "data", part: str = "train") -> MoleculeSet:
-    """A part of a data set by name or path; that of training is what novelty and distances are measured against."""
+def training_data(
+    name: str, data_folder: str | Path = "data", part: str = "train", half: str = "all"
+) -> MoleculeSet:  # fmt: skip
+    """A part of a data set by name or path; that of training is what novelty and distances are measured against.
+
+    `half` leaves one half of the training part, see `split_data`.
+    """
     molecules = load_data(name, data_folder=data_folder).molecules
-    return molecules.select(split_data(name, molecules)[part])
+    return molecules.select(split_data(name, molecules, half=half)[part])
 
 
 def read_samples(path: str | Path, workers: int | None = None) -> ReadReport:
@@ -71,20 +77,30 @@ def write_samples(directory: Path, samples: MoleculeSet, evaluation: Evaluation)
             "smiles": [row["smiles"] or "" for row in rows],
             "valid": [str(row["valid"]).lower() for row in rows],
             "edm_stable": ["" if row["edm_stable"] is None else str(row["edm_stable"]).lower() for row in rows],
+            **{name: values.tolist() for name, values in samples.properties.items()},
         },
         names=[f"sample_{row['index']}" for row in rows],
     )
 
 
-def write_tables(directory: Path, evaluation: Evaluation, facts: Mapping[str, Any] | None = None) -> None:
-    """`samples.csv` (one row a sample, with RDKit descriptors where there are bonds) and `metrics.json`."""
+def write_tables(
+    directory: Path,
+    evaluation: Evaluation,
+    facts: Mapping[str, Any] | None = None,
+    properties: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """`samples.csv` (one row a sample, with RDKit descriptors where there are bonds) and `metrics.json`.
+
+    `properties` (column -> (M,) values) are further columns of the samples.
+    """
+    columns = (properties or {}).items()
     with rdBase.BlockLogs():  # Odd samples are counted in the table; RDKit's remarks add nothing.
         rows = [
-            {**row, **describe(found.mol)} for row, found in zip(evaluation.rows, evaluation.perceived, strict=True)
+            {**row, **{name: values[i] for name, values in columns}, **describe(found.mol)}
+            for i, (row, found) in enumerate(zip(evaluation.rows, evaluation.perceived, strict=True))
         ]
-    columns = list(rows[0]) if rows else []
     with atomic_writer(directory / "samples.csv") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     write_json(directory / "metrics.json", {**evaluation.as_json(), **(facts or {})})

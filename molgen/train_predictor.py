@@ -24,15 +24,12 @@ from molgen.data.batches import MoleculeBatches
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
 from molgen.data.properties import PROPERTIES
-from molgen.data.splits import split
 from molgen.predictors import NETWORKS, Translation
 
 logger = logging.getLogger(__name__)
 
 # How an equivariant network gives a property that is not a plain number.
 _KINDS = {"mu_d": "norm", "alpha_bohr3": "trace"}
-# The seed that cuts the training part in two halves: one for judges, one for generators and rewards.
-_HALF_SEED = 42
 _CHUNK = 256
 
 
@@ -51,13 +48,6 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         if self.coordinates < 0 or self.types < 0:
             raise InputError(f"got noise {self.coordinates} and {self.types}, expected 0 or more")
-
-
-def training_half(molecules: MoleculeSet, half: str) -> MoleculeSet:
-    """One half (`a` or `b`) of a training part, or `all` of it. Molecules with the same SMILES stay together."""
-    if half == "all":
-        return molecules
-    return molecules.select(split(molecules, _HALF_SEED, {"a": 0.5, "b": 0.5})[half])
 
 
 def new_predictor(

@@ -42,6 +42,7 @@ class ShapeTask:
         class_name: the class of all shapes; None draws it as in the training data.
         data: data set of the controls' values and of methods that train on data; None for the model's own.
         data_folder: where named data sets are.
+        half: of the training part that labels and data come from: a, b or all.
         labels: how many labelled shapes controls may use; 0 for all.
         count_per_class: shapes of each class that are made of a procedural set.
         predictor: folder of the controls' predictor; None where scorers are asked.
@@ -61,6 +62,7 @@ class ShapeTask:
         class_name: str | None = None,
         data: str | None = None,
         data_folder: str = "data",
+        half: str = "all",
         labels: int = 0,
         count_per_class: int = 50,
         predictor: str | None = None,
@@ -76,7 +78,7 @@ class ShapeTask:
         self._count_per_class, self._predictor = count_per_class, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._seed = workers, time_limit_s, seed
-        self._labels = labels
+        self._half, self._labels = half, labels
         self._data: Mapping[str, ShapeSet] | None = None
         self._measures: list[Any] = []
         # An unknown class is found here, before any work.
@@ -213,5 +215,6 @@ class ShapeTask:
                 count_per_class=self._count_per_class, classes=self.model.class_names or None, seed=self._seed,
                 workers=self._workers,
             )  # fmt: skip
-            self._data = {name: report.shapes.select(indices) for name, indices in split_data(report).items()}
+            places = split_data(report, half=self._half)
+            self._data = {name: report.shapes.select(indices) for name, indices in places.items()}
         return self._data[part]

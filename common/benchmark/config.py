@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Benchmark:
             there is none, they are rewarded by the judge itself, and the report says so.
         also: further targets, such as `maximise stable weight 2`, for all methods that see the reward as a number
             (choosing among candidates, fine-tuning towards a target), so that none pays for the property with them.
+        judges: quantity -> the scorer that judges it, where the task leaves that to the benchmark.
         second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
         classifier, finetune, generate: options of the verbs train-classifier, finetune and generate for all methods,
             snake_case as in their own configurations.
@@ -60,6 +61,7 @@ class Benchmark:
     sampling_factor: int = 4
     rewards: Mapping[str, str] = field(default_factory=dict)
     also: str = ""
+    judges: Mapping[str, str] = field(default_factory=dict)
     second_judges: Mapping[str, str] = field(default_factory=dict)
     classifier: Mapping[str, Any] = field(default_factory=dict)
     finetune: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Benchmark:
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a list of texts")
             object.__setattr__(self, name, tuple(value))
-        for name in ("rewards", "second_judges", *STAGES, "settings"):
+        for name in ("rewards", "judges", "second_judges", *STAGES, "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
         for name in ("num_samples", "seeds", "sampling_factor"):
@@ -96,6 +98,10 @@ class Benchmark:
     def options(self, stage: str, method: str) -> dict[str, Any]:
         """The options of a verb for a method: those for all, then its own."""
         return {**getattr(self, stage), **self.settings.get(method, {}).get(stage, {})}
+
+    def completed(self, options: Mapping[str, Mapping[str, Any]]) -> Benchmark:
+        """This with options, verb -> options, for all methods where it sets none itself."""
+        return replace(self, **{verb: {**options[verb], **getattr(self, verb)} for verb in options})
 
     def rewarded(self, target: str) -> str:
         """A target in the words that methods get: quantities with a reward of their own by that reward's name."""

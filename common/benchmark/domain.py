@@ -54,19 +54,25 @@ class Task:
         name: as in a benchmark's `task`.
         description: what is asked of the methods, and how it is judged.
         columns: benchmark -> the columns of its table, the most important first.
-        needs_target: whether a benchmark of this kind must have targets; if not, it must have none.
+        needs_target: whether a benchmark of this kind must have targets (True) or none (False); None for either.
         quality: column of the Pareto plots' horizontal axis: what must not suffer.
         references: benchmark -> rows that are computed from the data alone, name -> (description, verdict).
         check_target: raises `InputError` for a target that cannot be judged.
+        takes_judges: whether a benchmark of this kind names its `judges`.
+        methods: those that can do it; none for all.
+        options: benchmark -> verb -> options that the task sets for all methods; the benchmark's own win.
     """
 
     name: str
     description: str
     columns: Callable[[Benchmark], Sequence[Column]]
-    needs_target: bool
+    needs_target: bool | None
     quality: str
     references: Callable[[Benchmark], Mapping[str, tuple[str, Verdict]]] = field(default=lambda benchmark: {})
     check_target: Callable[[str], None] = field(default=lambda target: None)
+    takes_judges: bool = False
+    methods: Sequence[str] = ()
+    options: Callable[[Benchmark], Mapping[str, Mapping[str, Any]]] = field(default=lambda benchmark: {})
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,10 @@ def run_benchmark(options: BenchmarkOptions, domain: Domain, verbs: Sequence[Ver
     benchmark = read_benchmark(options.path, **{key: value for key, value in changes.items() if value is not None})
     folder = Path(options.output_dir or f"runs/{benchmark.name}")
     trials = planned(benchmark, domain, folder)
+    completed = benchmark.completed(domain.tasks[benchmark.task].options(benchmark))
 
     def steps_of(trial: Trial) -> Sequence[Step]:
-        return domain.methods[trial.method].recipe(domain.program, benchmark, trial)
+        return domain.methods[trial.method].recipe(domain.program, completed, trial)
 
     plan = {trial.name: steps_of(trial) for trial in trials}
     for steps in plan.values():
@@ -126,7 +127,10 @@ def planned(benchmark: Benchmark, domain: Domain, folder: Path) -> list[Trial]:
     check_names(benchmark.methods, domain.methods, "method")
     check_names(benchmark.settings, domain.methods, "settings of method")
     task = domain.tasks[benchmark.task]
-    if task.needs_target != bool(benchmark.targets):
+    check_names(benchmark.methods, task.methods or domain.methods, "method")
+    if benchmark.judges and not task.takes_judges:
+        raise InputError(f"the task '{task.name}' takes no 'judges': it has its own")
+    if task.needs_target is not None and task.needs_target != bool(benchmark.targets):
         wanted = "at least one of the 'targets'" if task.needs_target else "no 'targets'"
         raise InputError(f"the task '{task.name}' takes {wanted}, got {list(benchmark.targets) or 'none'}")
     for target in benchmark.targets:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.options import argument, option
-from common.cli.training import OPTIMISER_HELP, ParallelRunOptions, run_training
+from common.cli.training import OPTIMISER_HELP, ParallelRunOptions, check_half, run_training
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class FinetuneOptions(ParallelRunOptions):
     predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor (default: shipped)")
     data: str | None = option(None, "data set of the controls' values, and of methods that train on data (default: "
                                     "that of the base)")  # fmt: skip
-    labels: int = option(0, "labelled samples that --control may use; 0 for all of the training part")
+    half: str = option("all", "take labels and data from one half of the training part: b where a judge has learnt "
+                              "from a (train-predictor --half); or all")  # fmt: skip
+    labels: int = option(0, "labelled samples that --control may use; 0 for all of the training part, or of its half")
     steps: int = option(30, "batches of chains of the whole run")
     batch_size: int = option(32, "chains a process and step")
     minibatch: int = option(64, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all")
@@ -83,6 +85,7 @@ class FinetuneOptions(ParallelRunOptions):
         super().check()
         if not self.target and not self.control:
             raise InputError("nothing to aim at; give --target 'gap=4.5±0.2' or --control gap")
+        check_half(self.half)
         for name in ("minibatch", "chunk", "measure_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 0")
@@ -200,6 +203,8 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
             "finetuning": {
                 "base": options.base, "method": options.method, "target": options.target, "control": options.control,
                 "tau": options.tau, "settings": options.settings,
+                # Where controls have their values from; `generate` draws from the same law.
+                **({"data": data, "half": options.half} if terms or algorithm.needs_data else {}),
             },
         }  # fmt: skip
         task.model.description = {**task.model.description, **facts, "name": name}
@@ -207,6 +212,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
             domain.save(result.denoiser, {**facts, "name": name}, directory / "model")
         return result
 
+    data = options.data or task.model.description.get("data")
     name = options.name or f"{task.model.description['name']}-{options.method}"
     task.model.description = {**task.model.description, "name": name}
     hint = "".join(f" --target {term.control.name}=..." for term in terms)

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli.app import print_table
 from common.cli.options import option
-from common.cli.training import FREE_ON_RESUME, LABELS_OPTIMISER, OPTIMISER_HELP, LongRunOptions
-from common.errors import IncompleteError, InputError
+from common.cli.training import FREE_ON_RESUME, LABELS_OPTIMISER, OPTIMISER_HELP, LongRunOptions, check_half
+from common.errors import IncompleteError
 
 if TYPE_CHECKING:
     from common.predictors import ModelPredictor
     from common.training.fit import FitConfig, FitResult
-
-HALVES = ("all", "a", "b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +36,7 @@ class PredictorOptions(LongRunOptions):
     def check(self) -> None:
         """See `LongRunOptions.check`."""
         super().check()
-        if self.half not in HALVES:
-            raise InputError(f"got --half '{self.half}', expected one of {', '.join(HALVES)}")
+        check_half(self.half)
 
 
 def run_predictor_training(

@@ -21,9 +21,18 @@ if TYPE_CHECKING:
 FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
                    "log_every", "measure_every", "measure_samples", "overwrite", "workers", "time_limit"}  # fmt: skip
 
+# What a network may learn from: all of the training part, or one half of it.
+HALVES = ("all", "a", "b")
+
 OPTIMISER_HELP = "optimiser by name, with learning_rate, weight_decay, warmup_steps, ..."
 # For networks that learn a quantity from labelled samples.
 LABELS_OPTIMISER = {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6}
+
+
+def check_half(half: str) -> None:
+    """Raise `InputError` for what is none of `HALVES`."""
+    if half not in HALVES:
+        raise InputError(f"got --half '{half}', expected one of {', '.join(HALVES)}")
 
 
 @dataclass(frozen=True, kw_only=True)

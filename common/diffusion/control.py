@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -346,8 +347,15 @@ def with_strength(denoiser: Denoiser | ControlledDenoiser, strength: float) -> D
     return denoiser
 
 
-def asked_for(controls: Sequence[Control], targets: Mapping[str, float], count: int) -> dict[str, Tensor]:
-    """Conditions (count,) for samples that are all asked for `targets`, by name; nothing for controls left out.
+def asked_for(
+    controls: Sequence[Control], targets: Mapping[str, float | np.ndarray], count: int
+) -> dict[str, Tensor]:  # fmt: skip
+    """Conditions (count,) for samples that are asked for `targets`; nothing for controls left out.
+
+    Args:
+        controls: of the model.
+        targets: name -> a value for all samples, or (count,) one for each.
+        count: of samples.
 
     Raises:
         InputError: a target for which there is no control.
@@ -357,7 +365,7 @@ def asked_for(controls: Sequence[Control], targets: Mapping[str, float], count: 
         if name not in known:
             names = f"its control inputs are {', '.join(known)}" if known else "it has no control inputs"
             raise InputError(f"the model cannot be asked for '{name}'{nearest(name, known)}: {names}")
-    return {
-        name: torch.full_like(control.nothing(count), targets[name]) if name in targets else control.nothing(count)
-        for name, control in known.items()
-    }
+    asked = {name: control.nothing(count) for name, control in known.items()}
+    for name, value in targets.items():
+        asked[name].copy_(torch.as_tensor(value))
+    return asked

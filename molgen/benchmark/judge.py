@@ -19,6 +19,7 @@ from common.benchmark.verdict import Achieved, Verdict, mean
 from common.errors import InputError
 from common.metrics import Metric, proportion
 from common.rewards import Condition, Range, Target
+from molgen.benchmark.edm_properties import TASK, LawJudge
 from molgen.chemistry.perception import Perceived
 from molgen.data.molecules import MoleculeSet
 from molgen.metrics.reference import Reference
@@ -26,7 +27,7 @@ from molgen.metrics.report import evaluate
 from molgen.results import read_samples, training_data
 from molgen.rewards.reward import read_conditions, scorers_of
 from molgen.rewards.scoring import MoleculeScorer, ScoreTable
-from molgen.rewards.table import Scorer
+from molgen.rewards.table import Scorer, find_column
 
 # Of all metrics of `molgen evaluate`, those that tell methods apart.
 KEPT_METRICS = (
@@ -47,12 +48,13 @@ class MoleculeJudge:
         workers: processes at most; None for one a core.
 
     Raises:
-        InputError: a second judge that is unknown.
+        InputError: a judge or second judge that is unknown, or a task that needs judges and has none.
     """
 
     def __init__(self, benchmark: Benchmark, workers: int | None = None) -> None:
         self._benchmark, self._workers = benchmark, workers
-        self._second = {_scorer(quantity).name: _scorer(text) for quantity, text in benchmark.second_judges.items()}
+        self._second = {find_column(quantity): _scorer(text) for quantity, text in benchmark.second_judges.items()}
+        self._law = LawJudge(benchmark, self._second) if benchmark.task == TASK else None
         self._scorers: dict[tuple[str, ...], MoleculeScorer] = {}
 
     def close(self) -> None:
@@ -79,14 +81,18 @@ class MoleculeJudge:
         sizes = mean("atoms", molecules.num_atoms, "mean number of atoms, hydrogens included, of all samples")
         failures = {f"bonds: {reason}": count for reason, count in evaluation.reasons.items()}
         aims: list[Achieved] = []
-        if target:
+        notes = [f"{len(unread)} records could not be read and count as failures"] if unread else []
+        measured = {VALID: np.array([float(one.valid) for one in evaluation.perceived])}
+        if target and self._law is not None:
+            law = self._law(target, molecules, lambda scorers: self._score(scorers, molecules, evaluation.perceived))
+            metrics, failures = [*law.metrics, *metrics], {**failures, **law.failures}
+            measured, notes = {**measured, **law.values}, [*notes, *law.notes]
+        elif target:
             found, aims, failed = self._aims(target, molecules, evaluation.perceived)
             metrics, failures = [*found, *metrics], {**failures, **failed}
-        measured = {VALID: [float(one.valid) for one in evaluation.perceived]}
-        measured |= {one.quantity: one.values for one in reversed(aims)}
-        replace(molecules, properties={name: np.array(values) for name, values in measured.items()}).save(keep)
-        notes = (f"{len(unread)} records could not be read and count as failures",) if unread else ()
-        return Verdict(len(molecules), (*metrics, sizes), tuple(aims), failures, notes)
+        measured |= {one.quantity: np.array(one.values) for one in reversed(aims)}
+        replace(molecules, properties=measured).save(keep)
+        return Verdict(len(molecules), (*metrics, sizes), tuple(aims), failures, tuple(notes))
 
     def _aims(
         self, target: str, molecules: MoleculeSet, perceived: tuple[Perceived, ...]

@@ -62,6 +62,10 @@ def _unconditional_columns(benchmark: Benchmark) -> list[Column]:
     ]
 
 
+def _edm_columns(benchmark: Benchmark) -> list[Column]:
+    return [*edm_properties.columns(benchmark), *(_QUALITY if benchmark.targets else ())]
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -78,12 +82,13 @@ TASKS: dict[str, Task] = {
             _unconditional_columns, needs_target=False, quality="validity_x_uniqueness",
         ),
         Task(
-            "edm-properties",
+            edm_properties.TASK,
             "EDM's six-property protocol (arXiv 2203.17003, section 5.2): the judge is trained on one half of the "
-            "training part, the generator on the other; targets are drawn from the joint law of size and property; the "
-            "error is the mean over all samples.",
-            edm_properties.columns, needs_target=False, quality="validity_x_uniqueness",
-            references=edm_properties.references,
+            "training part, the generator's control on the other, from whose joint law of size and property targets "
+            "are drawn; the error is the mean over all samples, valid or not.",
+            _edm_columns, needs_target=None, quality="validity_x_uniqueness", references=edm_properties.references,
+            check_target=edm_properties.check_target, takes_judges=True, methods=edm_properties.METHODS,
+            options=edm_properties.options_of,
         ),
     )
 }  # fmt: skip

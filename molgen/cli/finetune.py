@@ -19,7 +19,7 @@ def run(options: FinetuneOptions) -> dict[str, Any]:
     device = pick_device(options.device)
     task = MoleculeTask(
         load_pretrained(options.base, device), data=options.data, data_folder=options.data_folder,
-        labels=options.labels, predictor=options.predictor or DEFAULT, aggregate=options.aggregate,
+        half=options.half, labels=options.labels, predictor=options.predictor or DEFAULT, aggregate=options.aggregate,
         floor=options.floor, workers=options.workers, time_limit_s=options.time_limit,
     )  # fmt: skip
     try:

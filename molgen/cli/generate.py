@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from molgen.metrics.report import Evaluation
     from molgen.model import MoleculeModel
     from molgen.rewards.reward import MoleculeReward
+    from molgen.target_law import TargetLaw
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,18 @@ _FREE_ON_RESUME = FREE_ON_RESUME | {"posebusters", "data_folder"}
 class GenerateOptions(GenerationOptions):
     """Options of `molgen generate`."""
 
+    target: list[str] = option(
+        [],
+        "what samples are asked for, may be repeated: gap=4.5 for a model with that control input; gap=law for a size "
+        "and a value of each sample as in the data that the input was learnt from; or any reward with --guidance",
+    )
     num_atoms: int | str | None = option(
         None, "atoms a molecule, hydrogens included: 14, or 10-16 (default: as the data)"
     )
     posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)")
     pictures: int = option(24, "valid molecules in the picture grid; 0 for no picture")
-    data_folder: str = option("data", "folder of the named data sets, for the comparison with the training data")
+    data_folder: str = option("data", "folder of the named data sets: for --target NAME=law, and for the comparison "
+                                      "with the training data")  # fmt: skip
 
 
 def run(options: GenerateOptions) -> dict[str, Any]:
@@ -61,13 +68,20 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
     from molgen.rewards.table import find_scorer
+    from molgen.target_law import part_law
 
     options.check()
     _num_atoms(options.num_atoms)
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
-    asked = read_targets(options, [control.name for control in model.controls], find_scorer)
+    by_law, others = part_law(options.target)
+    asked = Asked({}, [])
+    if others or by_law is None:
+        asked = read_targets(
+            replace(options, target=others), [control.name for control in model.controls], find_scorer
+        )  # fmt: skip
+    law = None if by_law is None else _law(options, model, by_law, asked)
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     reward = _reward(options, asked, model)
     log_weight = classifier_weight(options, model, NOISY_NETWORKS, asked.values)
@@ -86,14 +100,14 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     )
     started = time.monotonic()
     with guided(options, sampler, model.denoiser, reward, log_weight) as guide:
-        samples, missing = _sample(options, model, asked.inputs, guide, directory)
+        samples, missing = _sample(options, model, asked.inputs, law, guide, directory)
     seconds = time.monotonic() - started
     evaluation = judge(
         samples, _reference(options, model), posebusters=options.posebusters, workers=options.workers, seed=options.seed
     )
     write_samples(directory.path, samples, evaluation)
     facts = generation_facts(options, sampler, guide, len(samples), seconds)
-    write_tables(directory.path, evaluation, facts)
+    write_tables(directory.path, evaluation, facts, samples.properties)
     if options.pictures > 0:
         _draw(directory.path / "samples.png", evaluation, options.pictures)
     if not options.json:
@@ -121,19 +135,26 @@ def _sample(
     options: GenerateOptions,
     model: MoleculeModel,
     targets: dict[str, float],
+    law: tuple[str, TargetLaw] | None,
     guide: GuidedSampler | None,
     directory: RunDirectory,
 ) -> tuple[MoleculeSet, int]:
-    """All samples, and how many are missing because of Ctrl-C."""
+    """All samples, with the values that a law asked them for; and how many are missing because of Ctrl-C."""
     from molgen.data.molecules import MoleculeSet
+    from molgen.target_law import ASKED
 
     def make(start: int, count: int, progress: Callable[[int], None]) -> MoleculeSet:
-        return model.sample(
-            count, num_atoms=_num_atoms(options.num_atoms), targets=targets, strength=options.strength,
-            steps=options.steps, solver=options.solver, eta=options.eta, sampler=guide, seed=options.seed, start=start,
+        num_atoms, drawn = _num_atoms(options.num_atoms), {}
+        if law is not None:
+            num_atoms, values = law[1].draw(options.seed, start, count)
+            drawn = {law[0]: values}
+        samples = model.sample(
+            count, num_atoms=num_atoms, targets={**targets, **drawn}, strength=options.strength, steps=options.steps,
+            solver=options.solver, eta=options.eta, sampler=guide, seed=options.seed, start=start,
             batch_size=max(1, options.batch_size // (guide.particles if guide is not None else 1)),
             precision=options.precision, progress=progress,
         )  # fmt: skip
+        return replace(samples, properties={ASKED + column: values for column, values in drawn.items()})
 
     parts = sample_in_parts(
         directory / "parts", options.num_samples, _PART,
@@ -143,6 +164,46 @@ def _sample(
     # A run that was longer before keeps its parts; this one shows what it was asked for.
     samples = samples.select(range(min(len(samples), options.num_samples)))
     return samples, options.num_samples - len(samples)
+
+
+def _law(options: GenerateOptions, model: MoleculeModel, name: str, asked: Asked) -> tuple[str, TargetLaw]:
+    """The control input that `NAME=law` speaks of, and its law in the data that it was learnt from.
+
+    Raises:
+        InputError: no such input, sizes or values that are asked for in another way as well, or no such data.
+    """
+    from molgen.results import training_data
+    from molgen.rewards.table import find_column
+    from molgen.target_law import TargetLaw
+
+    text, column, known = f"--target {name}=law", find_column(name), [control.name for control in model.controls]
+    if column not in known:
+        own = f"its control inputs are {', '.join(known)}" if known else "it has no control inputs"
+        raise InputError(f"got {text}, but {own}; finetune --control {name} adds one")
+    if column in asked.inputs:
+        raise InputError(f"got {text} and {column}={asked.inputs[column]:g}: one quantity, two aims; drop one")
+    if options.num_atoms is not None:
+        raise InputError(f"got --num-atoms and {text}, which draws the number of atoms with the value; drop one")
+    for method in options.guidance_methods():
+        if method.needs_reward or method.name == "classifier":
+            raise InputError(f"got {text} with --guidance {method.name}, which follows one aim of all samples; use cfg")
+    finetuning = model.description.get("finetuning", {})
+    data, half = finetuning.get("data") or model.description.get("data"), finetuning.get("half", "all")
+    if not data:
+        raise InputError(f"got {text}, but the model does not say what data its input was learnt from")
+    try:
+        molecules = training_data(data, options.data_folder, half=half)
+    except (InputError, FileNotFoundError) as error:
+        raise InputError(f"{text} draws from the data '{data}' (--data-folder says where they are): {error}") from error
+    law = TargetLaw.of_molecules(molecules, column)
+    largest = max(model.size_law.sizes)
+    if law.sizes.max() > largest:
+        raise InputError(
+            f"{text} draws from molecules of up to {law.sizes.max()} atoms in {data}, but the model was never shown "
+            f"more than {largest}"
+        )
+    logger.info("sizes and %s as in %d molecules of %s, half %s", column, int(law.counts.sum()), data, half)
+    return column, law
 
 
 def _num_atoms(text: int | str | None) -> int | tuple[int, int] | None:

@@ -39,7 +39,7 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     from common.predictors.evaluation import require_enough
     from common.training.labels import labelled_indices
     from molgen.data.sources import load_data, split_data
-    from molgen.train_predictor import NoiseConfig, labels_of, new_predictor, train_predictor, training_half
+    from molgen.train_predictor import NoiseConfig, labels_of, new_predictor, train_predictor
 
     # Everything that can be wrong with the request comes before the folder is made.
     options.check()
@@ -52,10 +52,8 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
         options.data, data_folder=options.data_folder, properties=wanted, max_atoms=options.max_atoms,
         seed=options.seed,
     )  # fmt: skip
-    parts = {
-        name: report.molecules.select(indices) for name, indices in split_data(options.data, report.molecules).items()
-    }
-    parts["train"] = training_half(parts["train"], options.half)
+    places = split_data(options.data, report.molecules, half=options.half)
+    parts = {name: report.molecules.select(indices) for name, indices in places.items()}
     if options.labels:
         found = labelled_indices(parts["train"].properties, list(parts["train"].properties), options.labels)
         parts["train"] = parts["train"].select(found)

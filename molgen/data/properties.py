@@ -46,6 +46,10 @@ PROPERTIES = {
 }
 
 
+# Name or column -> column.
+COLUMNS = {word: p.column for p in PROPERTIES.values() for word in (p.name, p.column)}
+
+
 def find_property(name: str) -> Property:
     """The property called `name` (or whose column is `name`); an `InputError` names the nearest otherwise."""
     for prop in PROPERTIES.values():

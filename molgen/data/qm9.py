@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 NUM_RAW = 133_885
 NUM_UNCHARACTERISED = 3_054
 NUM_MOLECULES = NUM_RAW - NUM_UNCHARACTERISED
+NUM_TRAIN = 100_000
 # The test part of EDM's split, and how it is split itself where it is used as a small data set.
 NUM_TEST, TEST_SPLIT = NUM_MOLECULES // 10, (10_000, 1_500, 1_583)
 
@@ -133,8 +134,7 @@ def edm_split(n_molecules: int = NUM_MOLECULES) -> dict[str, np.ndarray]:
         )
     # The legacy generator is the protocol.
     order = np.random.RandomState(0).permutation(NUM_MOLECULES)
-    n_valid = NUM_MOLECULES - 100_000 - NUM_TEST
-    train, valid, test = np.split(order, [100_000, 100_000 + n_valid])
+    train, valid, test = np.split(order, [NUM_TRAIN, NUM_MOLECULES - NUM_TEST])
     return {"train": np.sort(train), "val": np.sort(valid), "test": np.sort(test)}
 
 

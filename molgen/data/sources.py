@@ -34,6 +34,7 @@ class Source:
         files: what has to lie where, below the data folder; empty where nothing has to.
         load: reads it from the folder of that name.
         split: set, seed -> part -> indices; the literature's split where there is one.
+        halves: training part -> `a` and `b` -> indices in it; the literature's halves where there are some.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     files: str
     load: Callable[[Path], ReadReport]
     split: Callable[[MoleculeSet, int], dict[str, np.ndarray]]
+    halves: Callable[[MoleculeSet], dict[str, np.ndarray]] = splits.halves
 
 
 def _load_gdb7(_: Path) -> ReadReport:
@@ -74,6 +76,12 @@ def _split_qm9_test(molecules: MoleculeSet, seed: int) -> dict[str, np.ndarray]:
     return qm9.split_of_test_part() if len(molecules) == qm9.NUM_TEST else splits.split(molecules, seed)
 
 
+def _halves_qm9(training: MoleculeSet) -> dict[str, np.ndarray]:
+    if len(training) not in (qm9.NUM_TRAIN, qm9.TEST_SPLIT[0]):
+        return splits.halves(training)
+    return dict(zip(("a", "b"), qm9.edm_halves(np.arange(len(training))), strict=True))
+
+
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
@@ -99,6 +107,7 @@ SOURCES: Mapping[str, Source] = {
             "(or qm9/dsgdb9nsd_*.xyz, or qm9/train|valid|test.npz, or qm9/processed/data_v3.pt)",
             load=qm9.load_qm9,
             split=_split_qm9,
+            halves=_halves_qm9,
         ),
         Source(
             name="qm9-test",
@@ -111,6 +120,7 @@ SOURCES: Mapping[str, Source] = {
             files="qm9-test/test.npz (EDM's arrays), or all of qm9",
             load=qm9.load_qm9_test,
             split=_split_qm9_test,
+            halves=_halves_qm9,
         ),
         Source(
             name="geom-drugs",
@@ -167,15 +177,25 @@ def load_data(
     return _narrow(report, name, properties, max_atoms)
 
 
-def split_data(data: str | Path, molecules: MoleculeSet, seed: int = 0) -> dict[str, np.ndarray]:
+def split_data(
+    data: str | Path, molecules: MoleculeSet, seed: int = 0, half: str = "all"
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Part (`train`, `val`, `test`) -> sorted indices: the literature's split for a named set, else 80/10/10 by seed.
 
     Args:
         data: name or path, as given to `load_data`.
         molecules: what it gave.
+        seed: of a split that the literature does not fix.
+        half: `a` or `b` leaves that half of the training part; the halves share no molecule, and are those of EDM's
+            protocol for QM9.
     """
-    split = SOURCES[str(data)].split if str(data) in SOURCES else splits.split
-    return split(molecules, seed)
+    source = SOURCES.get(str(data))
+    parts = (source.split if source else splits.split)(molecules, seed)
+    if half == "all":
+        return parts
+    train = parts["train"]
+    halves = (source.halves if source else splits.halves)(molecules.select(train))
+    return {**parts, "train": np.sort(train[halves[half]])}
 
 
 def _narrow(report: ReadReport, name: str, properties: list[str] | None, max_atoms: int | None) -> ReadReport:

@@ -10,6 +10,7 @@ from common.errors import InputError
 from molgen.data.molecules import MoleculeSet
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+_HALF_SEED = 42
 
 
 def split(molecules: MoleculeSet, seed: int = 0, fractions: Mapping[str, float] | None = None) -> dict[str, np.ndarray]:
@@ -42,6 +43,11 @@ def split(molecules: MoleculeSet, seed: int = 0, fractions: Mapping[str, float] 
     part = np.empty(n_groups, dtype=np.int64)
     part[order] = part_of_rank
     return {name: np.flatnonzero(part[groups] == k) for k, name in enumerate(fractions)}
+
+
+def halves(molecules: MoleculeSet) -> dict[str, np.ndarray]:
+    """Sorted indices of the halves of a training part: `a` for judges, `b` for generators and rewards."""
+    return split(molecules, _HALF_SEED, {"a": 0.5, "b": 0.5})
 
 
 def _groups(molecules: MoleculeSet) -> np.ndarray:

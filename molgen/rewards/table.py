@@ -20,6 +20,7 @@ from common.workers import Launcher
 from molgen.chemistry.perception import Perceived
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
+from molgen.data.properties import COLUMNS
 from molgen.rewards import graph, predicted, stability
 from molgen.rewards.geometry import GYRATION, GyrationRadius
 
@@ -192,6 +193,15 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
     hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
     raise InputError(f"unknown reward '{name}'{hint}; `molgen rewards` lists all")
+
+
+def find_column(name: str) -> str:
+    """The column of data that holds a property (`gap`, `cv`), or what a scorer of that name measures.
+
+    Raises:
+        InputError: there is neither.
+    """
+    return COLUMNS.get(name.lower()) or find_scorer(name).name
 
 
 def _with_argument(scorer: Scorer, argument: str | None) -> Scorer:

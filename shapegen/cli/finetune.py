@@ -29,7 +29,7 @@ def run(options: ShapeFinetuneOptions) -> dict[str, Any]:
     device = pick_device(options.device)
     task = ShapeTask(
         load_pretrained(options.base, device), points=options.points, class_name=options.class_name,
-        data=options.data, data_folder=options.data_folder, labels=options.labels,
+        data=options.data, data_folder=options.data_folder, half=options.half, labels=options.labels,
         count_per_class=options.count_per_class, predictor=options.predictor, aggregate=options.aggregate,
         floor=options.floor, workers=options.workers, time_limit_s=options.time_limit, seed=options.seed,
     )  # fmt: skip

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from common.predictors import ModelPredictor
     from common.training.fit import FitConfig, FitResult
 
-# The seed that cuts the training part in two halves: one for judges, one for generators and rewards.
-_HALF_SEED = 42
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPredictorOptions(PredictorOptions):
@@ -41,7 +38,6 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     from common.predictors.evaluation import require_enough
     from common.training.labels import labelled_indices
     from shapegen.data.sources import load_data, split_data
-    from shapegen.data.splits import split
     from shapegen.train_predictor import find_columns, labels_of, new_predictor, train_predictor
 
     # Everything that can be wrong with the request comes before the folder is made.
@@ -59,11 +55,7 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
         seed=options.seed,
     )  # fmt: skip
     columns, with_class = find_columns(report.shapes, options.property)
-    places = split_data(report)
-    if options.half != "all":
-        train = places["train"]
-        halves = split(report.shapes.class_index[train], report.groups[train], _HALF_SEED, {"a": 0.5, "b": 0.5})
-        places = {**places, "train": train[halves[options.half]]}
+    places = split_data(report, half=options.half)
     if options.labels:
         labels = {name: values[places["train"]] for name, values in report.shapes.properties.items()}
         places = {**places, "train": places["train"][labelled_indices(labels, columns, options.labels)]}

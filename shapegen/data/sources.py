@@ -167,13 +167,20 @@ def load_data(
     return read_shapes(data, unit=unit, up=up, **options)
 
 
-def split_data(report: ReadReport, seed: int = 0) -> dict[str, np.ndarray]:
+def split_data(report: ReadReport, seed: int = 0, half: str = "all") -> dict[str, np.ndarray]:
     """Part (`train`, `val`, `test`) -> sorted indices: the published split where there is one, else 80/10/10 by seed.
 
     Args:
         report: from `load_data`.
         seed: the same seed gives the same split; copies and near copies stay together.
+        half: `a` or `b` leaves that half of the training part.
     """
+    classes, groups = report.shapes.class_index, report.groups
     if report.parts is not None:
-        return splits.published(report.parts, report.shapes.class_index, report.groups, seed)
-    return splits.split(report.shapes.class_index, report.groups, seed)
+        parts = splits.published(report.parts, classes, groups, seed)
+    else:
+        parts = splits.split(classes, groups, seed)
+    if half == "all":
+        return parts
+    train = parts["train"]
+    return {**parts, "train": train[splits.halves(classes[train], groups[train])[half]]}

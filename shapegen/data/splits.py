@@ -14,6 +14,7 @@ from shapegen.data.records import PARTS
 logger = logging.getLogger(__name__)
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+_HALF_SEED = 42
 
 
 def split(
@@ -53,6 +54,11 @@ def split(
     if small:
         logger.warning("%d classes are too small to split: all of their shapes are for training", small)
     return {name: np.flatnonzero(part_of_group[member] == k) for k, name in enumerate(fractions)}
+
+
+def halves(class_index: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """Sorted indices of the halves of a training part: `a` for judges, `b` for generators and rewards."""
+    return split(class_index, groups, _HALF_SEED, {"a": 0.5, "b": 0.5})
 
 
 def published(parts: np.ndarray, class_index: np.ndarray, groups: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:

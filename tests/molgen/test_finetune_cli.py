@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,12 @@ import pytest
 
 from molgen import load_pretrained
 from molgen.cli import main
+from molgen.data.gdb7_xtb import load
+from molgen.data.molecules import MoleculeSet
+from molgen.data.sources import split_data
+from molgen.finetune import MoleculeTask
+from molgen.results import training_data
+from molgen.target_law import TargetLaw
 
 SHORT = (
     "--steps", "2", "--batch-size", "4", "--rollout-steps", "5", "--measure-every", "1", "--measure-samples", "6",
@@ -92,14 +99,83 @@ def test_a_control_input_is_asked_for_by_generate(tmp_path, capsys):
     assert "its control inputs are gap_ev" in error_line(capsys)
 
 
-def test_a_control_is_learnt_from_labels_alone(tmp_path):
-    run = tmp_path / "conditional"
-    control = ("--method", "likelihood", "--control", "gap", "--labels", "20", "--output-dir", str(run))
+def test_labels_come_from_one_half_alone():
+    molecules = load()
+    a, b = (molecules.select(split_data("gdb7-xtb", molecules, half=half)["train"]) for half in "ab")
+    task = MoleculeTask(load_pretrained("gdb7-xtb"), half="b")
+    _, outcomes = task.outcomes("gap")
+    np.testing.assert_array_equal(outcomes.numpy(), b.properties["gap_ev"].astype(np.float32))
+    batch = next(iter(task.data(64, 0, ["gap_ev"])(0, 0, 1)))
+    seen = set(batch.condition["gap_ev"].tolist())
+    assert seen <= set(outcomes.tolist())
+    assert not seen <= set(a.properties["gap_ev"].astype(np.float32).tolist())
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory) -> Path:
+    """A control that was learnt from 20 labels of D_b."""
+    run = tmp_path_factory.mktemp("conditional") / "run"
+    control = ("--method", "likelihood", "--control", "gap", "--half", "b", "--labels", "20", "--output-dir", str(run))
     assert finetune(*control, "--optimiser", '{"name": "adamw", "learning_rate": 0.01}') == 0
-    description = json.loads((run / "model" / "model.json").read_text())
+    return run
+
+
+def test_each_sample_is_asked_for_a_size_and_a_value_of_the_data(conditional, tmp_path):
+    out = tmp_path / "out"
+    short = ("--steps", "3", "--pictures", "0", "--workers", "1", "--seed", "2", "--output-dir", str(out))
+    assert main(["generate", str(conditional), "--target", "gap=law", *short, "--num-samples", "3"]) == 0
+    first = MoleculeSet.load(out / "samples.npz")
+    resumed = ("--num-samples", "5", "--batch-size", "2", "--resume")
+    assert main(["generate", str(conditional), "--target", "gap=law", *short, *resumed]) == 0
+    samples = MoleculeSet.load(out / "samples.npz")
+    sizes, values = TargetLaw.of_molecules(training_data("gdb7-xtb", half="b"), "gap_ev").draw(2, 0, 5)
+    np.testing.assert_array_equal(samples.num_atoms, sizes)
+    np.testing.assert_array_equal(samples.properties["asked_gap_ev"], values)
+    np.testing.assert_allclose(samples.select(range(3)).positions, first.positions, atol=2e-4)
+    with open(out / "samples.csv") as file:
+        assert [float(row["asked_gap_ev"]) for row in csv.DictReader(file)] == values.tolist()
+    assert "asked_gap_ev" in (out / "samples.sdf").read_text()
+    # The network was told each its own value.
+    model = load_pretrained(conditional)
+    one = model.sample(1, num_atoms=int(sizes[4]), targets={"gap_ev": values[4]}, seed=2, start=4, steps=3)
+    np.testing.assert_allclose(one.positions, samples[4][1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("gdb7-xtb", ("--target", "gap=law"), "got --target gap=law, but it has no control inputs"),
+        ("RUN", ("--target", "alpha=law"), "but its control inputs are gap_ev; finetune --control alpha adds one"),
+        ("RUN", ("--target", "gapp=law"), "did you mean 'gap'"),
+        ("RUN", ("--target", "gap=law", "--target", "mu=law"), "one law at a time"),
+        ("RUN", ("--target", "gap=law, gap=4"), "one quantity, two aims"),
+        ("RUN", ("--target", "gap=law", "--num-atoms", "12"), "got --num-atoms and --target gap=law"),
+        (
+            "RUN",
+            ("--target", "gap=law, maximise qed", "--guidance", "smc"),
+            "with --guidance smc, which follows one aim",
+        ),
+        ("RUN", ("--target", "gap=law", "--guidance", "classifier"), "with --guidance classifier"),
+        ("LOST", ("--target", "gap=law"), "draws from the data 'qm9' (--data-folder says where they are)"),
+    ],
+)
+def test_a_law_that_cannot_be_drawn_is_one_line(conditional, tmp_path, capsys, model, arguments, message):
+    if model == "LOST":
+        shutil.copytree(conditional / "model", tmp_path / "lost")
+        path = tmp_path / "lost" / "model.json"
+        path.write_text(path.read_text().replace('"data": "gdb7-xtb"', '"data": "qm9"'))
+    model = {"RUN": str(conditional), "LOST": str(tmp_path / "lost")}.get(model, model)
+    assert main(["generate", model, *arguments, "--output-dir", str(tmp_path / "out")]) == 2
+    assert message in error_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_control_is_learnt_from_labels_alone(conditional):
+    description = json.loads((conditional / "model" / "model.json").read_text())
+    assert (description["finetuning"]["data"], description["finetuning"]["half"]) == ("gdb7-xtb", "b")
     assert description["training"]["reward_calls"] == 0
     assert description["training"]["labels"] == 20
-    model, base = load_pretrained(run), load_pretrained("gdb7-xtb")
+    model, base = load_pretrained(conditional), load_pretrained("gdb7-xtb")
     np.testing.assert_array_equal(model.sample(3, seed=5).positions, base.sample(3, seed=5).positions)
     asked = model.sample(3, seed=5, targets={"gap_ev": 4.0})
     assert not np.allclose(asked.positions, base.sample(3, seed=5).positions)
@@ -111,6 +187,9 @@ def test_a_control_is_learnt_from_labels_alone(tmp_path):
         ((), "nothing to aim at"),
         (("--method", "likelihood", "--target", "gap=4±1"), "--control NAME"),
         (("--method", "likelihood", "--control", "gap", "--labels", "99999"), "expected 2 to 10171"),
+        (("--method", "likelihood", "--control", "gap", "--half", "b", "--labels", "99999"), "expected 2 to 5086"),
+        (("--control", "gap", "--half", "c"), "got --half 'c', expected one of all, a, b"),
+        (("--method", "likelihood", "--control", "cv"), "no column 'cv_cal_mol_k'"),
         (("--method", "likelihood", "--control", "gap", "--target", "maximise qed"), "knows no reward"),
         (("--method", "ctrl", "--control", "gap", "--target", "maximise qed"), "differentiable"),
         (("--target", "gap=4.5±0.2", "--method", "rgmd"), "did you mean 'rgdm'"),

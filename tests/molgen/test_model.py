@@ -56,6 +56,13 @@ def test_sizes_are_what_was_asked_for(model):
     assert len(model.sample(0)) == 0
 
 
+def test_each_sample_may_have_a_size_of_its_own(model):
+    sizes = np.array([12, 5, 7])
+    samples = model.sample(3, num_atoms=sizes, seed=3, start=2)
+    assert samples.num_atoms.tolist() == sizes.tolist()
+    assert_same(model.sample(1, num_atoms=7, seed=3, start=4), samples.select([2]))
+
+
 def test_a_size_law_is_cut_without_a_gap():
     law = SizeLaw((5, 8, 12), (1, 2, 1))
     assert law.restrict(6, 12) == SizeLaw((8, 12), (2, 1))
@@ -67,6 +74,7 @@ def test_a_size_law_is_cut_without_a_gap():
     [
         ({"num_atoms": 13}, "at most 12"),
         ({"num_atoms": 0}, "1 <= low <= high"),
+        ({"num_atoms": np.array([8, 13])}, "at most 12"),
         ({"num_atoms": (9, 6)}, "1 <= low <= high"),
         ({"solver": "euler"}, "expected one of ancestral"),
         ({"steps": 0}, "at least 1"),

@@ -27,7 +27,7 @@ from molgen.predictors.equivariant import E3Network
 from molgen.predictors.invariant import InvariantEGNN
 from molgen.rewards.reward import MoleculeReward
 from molgen.rewards.table import find_scorer
-from molgen.train_predictor import labels_of, new_predictor, training_half
+from molgen.train_predictor import labels_of, new_predictor
 
 KINDS = ("norm", "trace", "scalar", "scalar")
 SMALL = {
@@ -204,15 +204,6 @@ def test_a_new_file_in_the_same_place_is_read_anew(molecules, tmp_path):
         if seed == 0:
             first = weights
     assert not torch.equal(first, weights)
-
-
-def test_halves_share_no_molecule():
-    molecules = load().select(range(0, 3000))
-    a, b = training_half(molecules, "a"), training_half(molecules, "b")
-    assert len(a) + len(b) == len(molecules)
-    assert abs(len(a) - len(b)) < 100
-    assert not set(a.smiles) & set(b.smiles)
-    assert training_half(molecules, "all") is molecules
 
 
 def test_the_shipped_predictor_is_what_its_card_says():

@@ -12,7 +12,7 @@ from molgen.data.geom import load_geom
 from molgen.data.inspect import summarise
 from molgen.data.molecules import MoleculeSet
 from molgen.data.properties import HARTREE_EV
-from molgen.data.qm9 import NUM_MOLECULES, edm_halves, edm_split, load_qm9
+from molgen.data.qm9 import NUM_MOLECULES, NUM_TEST, edm_halves, edm_split, load_qm9, split_of_test_part
 from molgen.data.sdf import write_sdf
 from molgen.data.sources import SOURCES, find_source, load_data, split_data
 from molgen.data.splits import split
@@ -337,6 +337,29 @@ def test_names_and_paths(tmp_path):
     assert len(report.molecules) == 20
     assert len(split_data(tmp_path / "a.xyz", report.molecules)["train"]) == 16
     assert len(split_data("qm9", report.molecules)["train"]) == 16
+
+
+def test_halves_of_the_training_part_share_no_molecule():
+    molecules = load_data("gdb7-xtb").molecules
+    whole = split_data("gdb7-xtb", molecules)
+    a, b = (split_data("gdb7-xtb", molecules, half=half) for half in "ab")
+    assert np.array_equal(np.sort(np.concatenate([a["train"], b["train"]])), whole["train"])
+    assert abs(len(a["train"]) - len(b["train"])) < 100
+    assert not set(molecules.smiles[a["train"]]) & set(molecules.smiles[b["train"]])
+    assert np.array_equal(b["val"], whole["val"])
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "train"),
+    [
+        ("qm9", NUM_MOLECULES, edm_split()["train"]),
+        ("qm9-test", NUM_TEST, split_of_test_part()["train"]),
+    ],
+)
+def test_halves_of_qm9_are_those_of_edm(name, count, train):
+    atoms = MoleculeSet(np.ones(count, np.uint8), np.zeros((count, 3), np.float32), np.arange(count + 1))
+    for half, expected in zip("ab", edm_halves(train), strict=True):
+        assert np.array_equal(split_data(name, atoms, half=half)["train"], np.sort(expected))
 
 
 def test_every_source_is_documented():

@@ -58,6 +58,10 @@ def test_procedural_by_name():
     assert {part: len(v) for part, v in split_data(report).items()} == {"train": 16, "val": 2, "test": 2}
     assert report.missing == {}
     assert report.lines() == ["read 20 of 20 shapes in 2 classes"]
+    a, b = (split_data(report, half=half) for half in "ab")
+    assert sorted([*a["train"], *b["train"]]) == split_data(report)["train"].tolist()
+    assert len(a["train"]) == len(b["train"]) == 8
+    assert b["val"].tolist() == split_data(report)["val"].tolist()
 
 
 def test_sources_are_described():
