@@ -19,6 +19,7 @@ from common.training.labels import labelled_indices
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
+from common.workers import Launcher
 from molgen.chemistry.perception import perceive
 from molgen.data.batches import MoleculeBatches
 from molgen.data.molecules import MoleculeSet
@@ -45,7 +46,7 @@ class MoleculeTask:
         half: of the training part that labels and data come from: a, b or all.
         labels: how many labelled molecules controls may use; 0 for all.
         predictor: of the controls: shipped, by name, or a folder.
-        aggregate, floor, workers, time_limit_s: see `MoleculeReward`.
+        aggregate, floor, workers, time_limit_s, launcher: see `MoleculeReward`.
 
     Call `close`, which ends the workers.
     """
@@ -65,12 +66,13 @@ class MoleculeTask:
         floor: float | None = None,
         workers: int | None = None,
         time_limit_s: float = 60.0,
+        launcher: Launcher | None = None,
     ) -> None:
         self.model = model
         self._data_name, self._data_folder = data or model.description.get("data"), data_folder
         self._half, self._labels, self._predictor = half, labels, predictor
         self._aggregate, self._floor = aggregate, floor
-        self._workers, self._time_limit_s = workers, time_limit_s
+        self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
         self._parts: dict[str, MoleculeSet] = {}
         self._scorers: list[MoleculeScorer] = []
 
@@ -122,7 +124,7 @@ class MoleculeTask:
         """See `MoleculeReward`."""
         return MoleculeReward(
             self.model.codec, list(texts), aggregate=self._aggregate, floor=self._floor, workers=self._workers,
-            time_limit_s=self._time_limit_s, cache_path=cache,
+            time_limit_s=self._time_limit_s, cache_path=cache, launcher=self._launcher,
         )  # fmt: skip
 
     def default_judge(self, texts: Sequence[str]) -> list[str]:
@@ -165,7 +167,7 @@ class MoleculeTask:
         on_states = [scorer for scorer in scorers if scorer.place is Place.STATE]
         if on_states:
             raise InputError(f"{on_states[0].name} cannot be a control: it has no workers")
-        scorer = MoleculeScorer(scorers, self._workers, self._time_limit_s, ScoreCache())
+        scorer = MoleculeScorer(scorers, self._workers, self._time_limit_s, ScoreCache(), self._launcher)
         self._scorers.append(scorer)
         return DecodedMeasure(self.model.codec.decode, scorer)
 

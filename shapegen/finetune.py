@@ -20,6 +20,7 @@ from common.training.labels import labelled_indices
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
+from common.workers import Launcher
 from shapegen.data.batches import ShapeBatches
 from shapegen.data.shapes import ShapeSet
 from shapegen.data.sources import load_data, split_data
@@ -46,7 +47,7 @@ class ShapeTask:
         labels: how many labelled shapes controls may use; 0 for all.
         count_per_class: shapes of each class that are made of a procedural set.
         predictor: folder of the controls' predictor; None where scorers are asked.
-        aggregate, floor, workers, time_limit_s: see `ShapeReward`.
+        aggregate, floor, workers, time_limit_s, launcher: see `ShapeReward`.
         seed: of the data.
 
     Call `close`, which ends the workers.
@@ -70,6 +71,7 @@ class ShapeTask:
         floor: float | None = None,
         workers: int | None = None,
         time_limit_s: float = 60.0,
+        launcher: Launcher | None = None,
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -78,6 +80,7 @@ class ShapeTask:
         self._count_per_class, self._predictor = count_per_class, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._seed = workers, time_limit_s, seed
+        self._launcher = launcher
         self._half, self._labels = half, labels
         self._data: Mapping[str, ShapeSet] | None = None
         self._measures: list[Any] = []
@@ -148,7 +151,7 @@ class ShapeTask:
         """See `ShapeReward`."""
         return ShapeReward(
             self.model.codec, list(texts), aggregate=self._aggregate, floor=self._floor, workers=self._workers,
-            time_limit_s=self._time_limit_s, cache_path=cache,
+            time_limit_s=self._time_limit_s, cache_path=cache, launcher=self._launcher,
         )  # fmt: skip
 
     def default_judge(self, texts: Sequence[str]) -> list[str]:
@@ -184,7 +187,7 @@ class ShapeTask:
         return ControlJudge(measures, terms)
 
     def _measure(self, name: str) -> Any:
-        measure = measure_of(name, self.model.codec, self._workers, self._time_limit_s)
+        measure = measure_of(name, self.model.codec, self._workers, self._time_limit_s, self._launcher)
         self._measures.append(measure)
         return measure
 

@@ -77,7 +77,7 @@ class FinetuneOptions(ParallelRunOptions):
     measure_samples: int = option(64, "samples a measurement")
     early_stop: bool = option(False, "stop when the reward rises while judge, validity or diversity falls")
     log_every: int = option(1, "steps between entries in the logs")
-    workers: int | None = option(None, "processes for scoring (default: one a core)")
+    workers: int | str | None = option(None, "processes for scoring (default: one a core), or ray for a Ray cluster")
     time_limit: float = option(60.0, "seconds for one sample and one kind of calculation")
 
     def check(self) -> None:

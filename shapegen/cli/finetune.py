@@ -22,16 +22,18 @@ class ShapeFinetuneOptions(FinetuneOptions):
 def run(options: ShapeFinetuneOptions) -> dict[str, Any]:
     """Steer a trained model of shapes by a reward, or give it control inputs."""
     from common.cli.doctor import pick_device
+    from common.workers import choose_workers
     from shapegen.finetune import ShapeTask
     from shapegen.pretrained import load_pretrained
 
     options.check()
     device = pick_device(options.device)
+    workers, launcher = choose_workers(options.workers)
     task = ShapeTask(
         load_pretrained(options.base, device), points=options.points, class_name=options.class_name,
         data=options.data, data_folder=options.data_folder, half=options.half, labels=options.labels,
         count_per_class=options.count_per_class, predictor=options.predictor, aggregate=options.aggregate,
-        floor=options.floor, workers=options.workers, time_limit_s=options.time_limit, seed=options.seed,
+        floor=options.floor, workers=workers, time_limit_s=options.time_limit, launcher=launcher, seed=options.seed,
     )  # fmt: skip
     try:
         return run_finetune(options, "shapegen", task, device)

@@ -139,7 +139,11 @@ def scorers_of(conditions: Sequence[Condition]) -> list[Scorer]:
 
 
 def measure_of(
-    name: str, codec: ShapeCodec, workers: int | None = None, time_limit_s: float = 60.0
+    name: str,
+    codec: ShapeCodec,
+    workers: int | None = None,
+    time_limit_s: float = 60.0,
+    launcher: Launcher | None = None,
 ) -> CloudMeasure | DecodedMeasure:
     """The measure of one scorer by its name; that of workers has a `close`."""
     (condition,) = read_conditions(name)
@@ -147,7 +151,7 @@ def measure_of(
     _check_codec(scorers, codec)
     if scorers[0].place is Place.POINTS:
         return CloudMeasure(codec, tuple(scorers))
-    return DecodedMeasure(codec, ShapeScorer(scorers, workers, time_limit_s, unit=codec.unit))
+    return DecodedMeasure(codec, ShapeScorer(scorers, workers, time_limit_s, launcher=launcher, unit=codec.unit))
 
 
 def _check_codec(scorers: list[Scorer], codec: ShapeCodec) -> None:

@@ -60,6 +60,20 @@ def test_it_writes_a_model_and_says_what_it_cost(tuned):
     assert all(float(row["sample/validity"]) <= 1 for row in measured)
 
 
+@pytest.mark.slow
+def test_rewards_may_be_scored_on_a_ray_cluster(tmp_path):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    arguments = ("--method", "policy_gradient", "--target", "gap=4±1", "--steps", "1")
+    try:
+        for workers in ("1", "ray"):
+            run = tmp_path / workers
+            assert finetune(*arguments, "--workers", workers, "--output-dir", str(run)) == 0
+    finally:
+        ray.shutdown()
+    here, there = ([row["sample/reward"] for row in rows(tmp_path / workers)] for workers in ("1", "ray"))
+    assert here == there
+
+
 def test_the_tuned_model_generates_like_any_other(tuned, tmp_path):
     arguments = ["--num-samples", "4", "--seed", "1", "--pictures", "0", "--output-dir", str(tmp_path / "out")]
     assert main(["generate", str(tuned), *arguments]) == 0
@@ -196,6 +210,7 @@ def test_a_control_is_learnt_from_labels_alone(conditional):
         (("--target", "gapp=4.5±0.2"), "did you mean"),
         (("--target", "gap=4.5±0.2", "--method", "backprop"), "differentiable"),
         (("--target", "gap"), "nothing to aim at"),
+        (("--target", "gap=4±1", "--workers", "many"), "or ray"),
         (("--control", "gap=4"), "cannot read --control"),
         (("--control", "qed±0.1"), "no column 'qed'"),
         (("--method", "ctrl", "--target", "gap=4±1"), "--control NAME"),
