@@ -119,7 +119,20 @@ class _Slot:
         return self.started + (timeout_s if self.ready else _START_LIMIT_S)
 
 
-class WorkerPool:
+class Closing(contextlib.AbstractContextManager):
+    """A context manager whose end is `close`."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class WorkerPool(Closing):
     """Workers that apply one callable to items.
 
     Args:
@@ -152,14 +165,6 @@ class WorkerPool:
         self._launcher: Launcher = ProcessLauncher() if launcher is None else launcher
         self._proven: Ready | None = None  # some worker got ready, so that those which don't are accidents
         self._slots = [self._fresh() for _ in range(workers or self._launcher.capacity())]
-
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def size(self) -> int:

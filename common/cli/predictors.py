@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli.app import print_table
 from common.cli.options import option
-from common.cli.training import FREE_ON_RESUME, LABELS_OPTIMISER, OPTIMISER_HELP, LongRunOptions, check_half
+from common.cli.training import LABELS_OPTIMISER, OPTIMISER_HELP, LongRunOptions, check_half, open_run
 from common.errors import IncompleteError
 
 if TYPE_CHECKING:
@@ -59,22 +59,13 @@ def run_predictor_training(
         InputError: a run directory that cannot be used.
         IncompleteError: stopped before the last step.
     """
-    import torch
-
     from common.cli.doctor import pick_device
-    from common.cli.run_directory import RunDirectory
 
-    device = pick_device(options.device)
-    directory = RunDirectory.create(
-        options.output_dir or f"runs/{name}", overwrite=options.overwrite, resume=options.resume
-    )
-    if options.resume:
-        directory.check_same(options, FREE_ON_RESUME)
-    directory.write_config(options)
-    directory.write_provenance(device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts)
-    predictor, result = train(directory.path, options.fit_config(device))
+    device, path = pick_device(options.device), Path(options.output_dir or f"runs/{name}")
+    open_run(options, path, device, facts)
+    predictor, result = train(path, options.fit_config(device))
     found = {
-        "output_dir": str(directory.path),
+        "output_dir": str(path),
         "name": name,
         "training": dict(predictor.description["training"]),
         "quality": predictor.description["quality"],
@@ -83,7 +74,7 @@ def run_predictor_training(
     if not options.json:
         print_quality(predictor, published)
         print(f"{name}: {result.samples_seen} samples seen in {result.steps} steps")
-        print(f"  model       {directory / 'model'}")
+        print(f"  model       {path / 'model'}")
     if not result.finished:
         raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
     return found

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from common.training.pretrain import BatchConfig
 
 # What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
-FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
+_FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
                    "log_every", "measure_every", "measure_samples", "overwrite", "workers", "time_limit"}  # fmt: skip
 
 # What a network may learn from: all of the training part, or one half of it.
@@ -131,6 +131,29 @@ class TrainingOptions(ParallelRunOptions):
         return replace(super().fit_config(device), accumulate=self.accumulate)
 
 
+def open_run(options: LongRunOptions, path: Path, device: str, facts: Mapping[str, Any]) -> None:
+    """Make the run directory at `path`, or find it as `--resume` needs it, and write what it starts from.
+
+    Args:
+        options: checked.
+        path: of the directory.
+        device: of the run.
+        facts: of the data, for `run.json`.
+
+    Raises:
+        InputError: one that cannot be used.
+    """
+    import torch
+
+    from common.cli.run_directory import RunDirectory
+
+    directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume)
+    if options.resume:
+        directory.check_same(options, _FREE_ON_RESUME)
+    directory.write_config(options)
+    directory.write_provenance(device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts)
+
+
 class Described(Protocol):
     """Something with a description, as `model.json` will hold it; `train` brings it up to date."""
 
@@ -161,23 +184,14 @@ def run_training(
         InputError: a run directory that cannot be used.
         IncompleteError: stopped before the last step.
     """
-    import torch
-
     from common.cli.doctor import pick_device
-    from common.cli.run_directory import RunDirectory
 
     device = pick_device(options.device)
     name = model.description["name"]
     path = Path(options.output_dir or f"runs/{name}")
     # Lightning starts the other processes with the same command; the first one has made the folder by then.
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume)
-        if options.resume:
-            directory.check_same(options, FREE_ON_RESUME)
-        directory.write_config(options)
-        directory.write_provenance(
-            device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts
-        )  # fmt: skip
+        open_run(options, path, device, facts)
     result = train(path, options.fit_config(device))
     training = dict(model.description["training"])
     if result.is_first_process and not options.json:

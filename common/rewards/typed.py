@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
 from common.diffusion import State
 from common.rewards.composed import ComposedReward, Measure, Objective
 from common.rewards.conditions import Condition, Find, parse, warn_outside
+from common.workers import Closing
 
 
-class Workers(Protocol):
-    """Something with worker processes."""
-
-    def close(self) -> None:
-        """End them."""
-        ...
-
-
-class TypedReward(ComposedReward):
+class TypedReward(ComposedReward, Closing):
     """A composed reward whose scorers may have workers.
 
     Use as a context manager, or call `close`, which ends the workers.
@@ -32,21 +24,13 @@ class TypedReward(ComposedReward):
         InputError: see `ComposedReward`; the workers are ended then.
     """
 
-    def __init__(self, objective: Objective, measures: Sequence[Measure], example: State, workers: Workers):
+    def __init__(self, objective: Objective, measures: Sequence[Measure], example: State, workers: Closing):
         self._workers = workers
         try:
             super().__init__(objective, measures, example)
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the workers."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from common.errors import InputError
 from common.rewards import Score, ScoreCache, geometry_hash
 from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers
-from common.workers import Failure, Launcher, WorkerPool
+from common.workers import Closing, Failure, Launcher, WorkerPool
 from molgen.chemistry.perception import Perceived, perceive
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
@@ -21,7 +20,7 @@ from molgen.rewards.physics import STRAIN
 from molgen.rewards.table import Place, Scorer
 
 
-class MoleculeScorer:
+class MoleculeScorer(Closing):
     """Scores sets of molecules; its workers stay for later calls until `close`.
 
     RDKit and xTB share a pool; every user function has one of its own, so that nothing it imports or breaks touches the
@@ -51,14 +50,6 @@ class MoleculeScorer:
         self.cache = ScoreCache() if cache is None else cache
         self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
         self._pools: dict[str, WorkerPool] = {}
-
-    def __enter__(self) -> MoleculeScorer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the workers and close the cache's file."""

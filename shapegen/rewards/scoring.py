@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from common.errors import InputError
 from common.rewards import Score, ScoreCache, geometry_hash
 from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers
-from common.workers import Failure, Launcher, WorkerPool
+from common.workers import Closing, Failure, Launcher, WorkerPool
 from shapegen.families.surface import sample_surface
 from shapegen.rewards.calculation import BodyItem, CloudItem, DropItem, Triangles, as_mesh, calculate
 from shapegen.rewards.cloud import MIN_POINTS, Cloud
@@ -55,7 +54,7 @@ class Given:
         return geometry_hash(self.mesh.vertices / _HASHED_UNIT, self.mesh.faces.ravel())
 
 
-class ShapeScorer:
+class ShapeScorer(Closing):
     """Scores shapes; its workers stay for later calls until `close`.
 
     Meshes are reconstructed, measured and dropped by one pool; every user function has a pool of its own, so that
@@ -92,14 +91,6 @@ class ShapeScorer:
         self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
         self._unit, self._device = unit, device
         self._pools: dict[str, WorkerPool] = {}
-
-    def __enter__(self) -> ShapeScorer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the workers and close the cache's file."""
