@@ -39,6 +39,7 @@ class Benchmark:
             there is none, they are rewarded by the judge itself, and the report says so.
         also: further targets, such as `maximise stable weight 2`, for all methods that see the reward as a number
             (choosing among candidates, fine-tuning towards a target), so that none pays for the property with them.
+        gammas: quantity -> the weight of its log-likelihood where a control is learnt by reinforcement learning.
         judges: quantity -> the scorer that judges it, where the task leaves that to the benchmark.
         second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
         classifier, finetune, generate: options of the verbs train-classifier, finetune and generate for all methods,
@@ -61,6 +62,7 @@ class Benchmark:
     sampling_factor: int = 4
     rewards: Mapping[str, str] = field(default_factory=dict)
     also: str = ""
+    gammas: Mapping[str, float] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
     second_judges: Mapping[str, str] = field(default_factory=dict)
     classifier: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Benchmark:
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a list of texts")
             object.__setattr__(self, name, tuple(value))
-        for name in ("rewards", "judges", "second_judges", *STAGES, "settings"):
+        for name in ("rewards", "gammas", "judges", "second_judges", *STAGES, "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
         for name in ("num_samples", "seeds", "sampling_factor"):
@@ -112,6 +114,10 @@ class Benchmark:
     def with_also(self, target: str) -> str:
         """`rewarded(target)` and what is wanted beside it."""
         return ", ".join(filter(None, [self.rewarded(target), self.also]))
+
+    def control(self, quantity: str) -> str:
+        """A quantity as a control that is learnt from rewards, with its weight."""
+        return f"{quantity} weight {self.gammas[quantity]}" if quantity in self.gammas else quantity
 
     def as_yaml(self) -> str:
         """The whole benchmark as a file that `read_benchmark` reads."""

@@ -198,9 +198,10 @@ def controlled(
     """
 
     def recipe(program: str, benchmark: Benchmark, trial: Trial) -> list[Step]:
-        control = quantity(trial.target)
+        asked = quantity(trial.target)
+        control = asked if method == "likelihood" else benchmark.control(asked)
         whose = replace(trial, method=model_of or trial.method)
-        train = finetune(program, benchmark, whose, whose.shared / control, method=method, control=control, **options)
+        train = finetune(program, benchmark, whose, whose.shared / asked, method=method, control=control, **options)
         chosen = {"target": trial.target, **(guided or {})}
         return [train, generate(program, benchmark, trial, train.output_dir, trial.directory, **chosen)]
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.options import argument, option
-from common.cli.training import LABELS_OPTIMISER, OPTIMISER_HELP, ParallelRunOptions, run_training
+from common.cli.training import OPTIMISER_HELP, ParallelRunOptions, run_training
 from common.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.training.fit import FitConfig, FitResult
     from common.training.task import Task
@@ -26,12 +26,15 @@ class ClassifierOptions(ParallelRunOptions):
     property: str = option("", "what it predicts, such as gap: a column of the data")
     data: str | None = option(None, "labelled data set (default: that of the base)")
     labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
-    settings: dict = option({}, "hyper-parameters of the network")
-    optimiser: dict = option(LABELS_OPTIMISER, OPTIMISER_HELP)
-    steps: int = option(3000, "optimiser steps of the whole run")
+    optimiser: dict = option(
+        # Slower than from nothing: what the generator knows is not to be forgotten.
+        {"name": "muon", "learning_rate": 1e-3, "muon_learning_rate": 5e-3, "warmup_steps": 50, "decay_fraction": 0.6},
+        OPTIMISER_HELP,
+    )
+    steps: int = option(1000, "optimiser steps of the whole run")
     batch_size: int = option(64, "samples a process and step")
-    ema_decay: float = option(0.995, "memory of the weight average")
-    measure_every: int = option(1000, "steps between measurements on held-out samples; 0 for none")
+    ema_decay: float = option(0.98, "memory of the weight average")
+    measure_every: int = option(250, "steps between measurements on held-out samples; 0 for none")
     measure_samples: int = option(512, "held-out samples a measurement")
 
     def check(self) -> None:
@@ -63,8 +66,6 @@ def run_classifier_training(
     options: ClassifierOptions,
     program: str,
     domain: LabelledTask,
-    network: Mapping[str, Any],
-    networks: Mapping[str, Callable[..., nn.Module]],
     device: str,
 ) -> dict[str, Any]:
     """Train, measure and write the predictor.
@@ -73,14 +74,12 @@ def run_classifier_training(
         options: checked.
         program: the command, for what is printed.
         domain: the domain's side.
-        network: name and settings, but for those that were typed.
-        networks: name -> constructor.
         device: of the run.
     """
     import torch
 
     from common.diffusion.control import Control
-    from common.guidance.noisy_predictor import create_noisy_predictor, noisy_description
+    from common.guidance.noisy_predictor import begin_noisy_predictor
     from common.training.classifier import train_classifier
 
     task: Task = domain.task
@@ -88,22 +87,25 @@ def run_classifier_training(
     column, outcomes = domain.outcomes(options.property)
     control = Control.of_values(column, outcomes)
     name = options.name or f"{base.description['name']}-classifier-{control.name}"
+    torch.manual_seed(options.seed)
+    held_out = next(iter(task.data(options.measure_samples, 0, [control.name], "val")(0, 0, 1)))
+    predictor, description = begin_noisy_predictor(
+        base.description, base.denoiser, control, float(held_out.sizes.double().mean())
+    )
+    predictor.freeze_unused(held_out.x.shape[-1])
     description = {
-        **noisy_description(base.description, control, {**network, **options.settings}),
+        **description,
         "name": name,
         "base": options.base,
         "data": options.data or base.description.get("data"),
     }
-    torch.manual_seed(options.seed)
-    predictor = create_noisy_predictor(description, networks)
     trained = _Described(description)
 
     def train_in(directory: Path, config: FitConfig) -> FitResult:
         trained.description, result = train_classifier(
             predictor, base.denoiser.process,
             task.data(options.batch_size, options.seed, [control.name]),
-            next(iter(task.data(options.measure_samples, 0, [control.name], "val")(0, 0, 1))),
-            directory,
+            held_out, directory,
             description=description, labels=len(outcomes), optimiser=options.optimiser_config(),
             fit_config=config, resume=options.resume,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli.app import print_table
 from common.cli.options import option
-from common.cli.training import LABELS_OPTIMISER, OPTIMISER_HELP, LongRunOptions, check_half, open_run
+from common.cli.training import OPTIMISER_HELP, LongRunOptions, check_half, open_run
 from common.errors import IncompleteError
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ class PredictorOptions(LongRunOptions):
     half: str = option("all", "train on one half of the training part: a for judges, b for rewards; or all")
     labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
     settings: dict = option({}, "hyper-parameters of the architecture")
-    optimiser: dict = option(LABELS_OPTIMISER, OPTIMISER_HELP)
+    optimiser: dict = option(
+        {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6}, OPTIMISER_HELP
+    )
     steps: int = option(6000, "optimiser steps of the whole run")
     batch_size: int = option(48, "samples a step")
     ema_decay: float = option(0.995, "memory of the weight average")

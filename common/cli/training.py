@@ -25,8 +25,6 @@ _FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "c
 HALVES = ("all", "a", "b")
 
 OPTIMISER_HELP = "optimiser by name, with learning_rate, weight_decay, warmup_steps, ..."
-# For networks that learn a quantity from labelled samples.
-LABELS_OPTIMISER = {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6}
 
 
 def check_half(half: str) -> None:

@@ -284,6 +284,15 @@ def build_controlled(base: Denoiser, settings: Mapping[str, Any]) -> ControlledD
     return build(ControlledDenoiser, {**settings, "base": base, "controls": controls}, "controlled denoiser")
 
 
+def without_adapters(denoiser: Denoiser | ControlledDenoiser) -> Denoiser:
+    """A copy of the denoiser as it was before it got control inputs, or of one that has none."""
+    plain = copy.deepcopy(denoiser.base if isinstance(denoiser, ControlledDenoiser) else denoiser)
+    for module in list(plain.network.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    return plain
+
+
 def _adapt(network: nn.Module, rank: int, alpha: float) -> list[LowRank]:
     """Adapters on all linear layers that are wide enough, found by type alone, so that any network will do."""
     adapters = []

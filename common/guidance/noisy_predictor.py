@@ -1,4 +1,8 @@
-"""`NoisyPredictor`: a pooled network of point sets as a predictor of noisy states, which have a time.
+"""`NoisyPredictor`: a generator's own network, taught to say what its noisy states will be.
+
+A generator knows already what noisy states may become; a network that starts from nothing has to learn that first.
+So the predictor begins from the generator's weights, and a readout of what the network knows of each point, just before
+it says where the point goes.
 
 On disk it is a folder like any model's (`common.diffusion.model_file`), of the domain `DOMAIN-classifier`. It belongs
 to the models whose states it was trained on: those with the same codec, schedule and space.
@@ -14,74 +18,110 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.diffusion import State
-from common.diffusion.control import Control, Predicted
-from common.diffusion.embedding import time_features
+from common.diffusion import Denoiser, State
+from common.diffusion.control import Control, ControlledDenoiser, Predicted, without_adapters
 from common.diffusion.model_file import load_weights, read_model
 from common.errors import InputError
 from common.named import build, build_named
 from common.predictors.predictor import standardised
+from common.predictors.readout import Readout
 
 
 class NoisyPredictor(nn.Module):
     """(state_t, t) -> what is known of y: mean (B,) and std (B,), or logits (B, C).
 
-    The time enters as channels of each point, invariant under all that moves points, so that any network of clean
-    states will do that takes more channels.
+    It does not look at conditions of the generator, such as a class, so that it serves for all of them.
 
     Args:
-        network: (x (B, N, D + n_time), mask (B, N)) -> standardised values (B, P, 2) and logits (B, C), as networks of
-            `common.predictors` do; of a continuous y the first value counts, of a class the logits.
+        network: of a `Denoiser`; the submodule that its `readout_site` names is given what is known of each point,
+            (B, N, W) or (number of real points, W).
         control: y; its mean and std undo the standardisation.
-        n_time: channels of the time.
+        typical_size: points of a typical sample.
+
+    Raises:
+        InputError: a network that has no such place.
     """
 
-    def __init__(self, network: nn.Module, control: Control, n_time: int = 16) -> None:
+    # Outputs: Muon leaves them to AdamW.
+    edge_modules = ("readout",)
+
+    def __init__(self, network: nn.Module, control: Control, typical_size: float) -> None:
         super().__init__()
-        self.network = network
-        self.control = control
-        self.n_time = n_time
+        site = getattr(network, "readout_site", None)
+        if site is None:
+            raise InputError(
+                f"{type(network).__name__} knows each point alone, so that no predictor of noisy states can be made of "
+                "it; guide by --guidance reconstruction, or take a base with another network"
+            )
+        self.network, self.control, self.site = network, control, site
+        width = network.get_submodule(site).in_features
+        self.readout = Readout(width, int(not control.classes), control.classes, typical_size)  # type: ignore[arg-type]
 
     def forward(self, state: State, t: Tensor) -> Predicted:
         """See above; t (B,)."""
-        told = time_features(t, self.n_time).to(state.x.dtype)[:, None] * state.mask.unsqueeze(-1)
-        values, logits = self.network(torch.cat([state.x, told], dim=-1), state.mask)
+        values, logits = self.readout(self._known(state, t), state.mask)
         if self.control.classes:
             return logits
         mean, std = standardised(values)
         return self.control.mean + self.control.std * mean[:, 0], self.control.std * std[:, 0]
+
+    def _known(self, state: State, t: Tensor) -> Tensor:
+        """(B, N, W) of each point; zero on padding."""
+        given: list[Tensor] = []
+        site = self.network.get_submodule(self.site)
+        hook = site.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        width = getattr(self.network, "n_context", 0)
+        try:
+            self.network(state.x, t, state.mask, state.x.new_zeros(len(state), width) if width else None)
+        finally:
+            hook.remove()
+        known = given[0].to(state.x.dtype)
+        if known.ndim == 3:
+            return known
+        return known.new_zeros(*state.mask.shape, known.shape[-1]).index_put((state.mask,), known)
+
+    def freeze_unused(self, n_channels: int) -> None:
+        """Freeze what lies behind the readout, for it learns nothing, and processes side by side wait for all that may.
+
+        Args:
+            n_channels: of a state.
+        """
+        state = State(torch.randn(2, 3, n_channels), torch.ones(2, 3, dtype=torch.bool))
+        known = self._known(state, torch.full((2,), 0.5))
+        weights = list(self.network.parameters())
+        found = torch.autograd.grad(known.square().sum(), weights, allow_unused=True)
+        for weight, gradient in zip(weights, found, strict=True):
+            weight.requires_grad_(gradient is not None)
 
 
 # What of a model's description decides its noisy states.
 _STATES = ("codec", "schedule", "space")
 
 
-def create_noisy_predictor(
-    description: Mapping[str, Any], networks: Mapping[str, Callable[..., nn.Module]]
-) -> NoisyPredictor:
-    """An untrained predictor from a description that began as `noisy_description`."""
-    settings, n_time = dict(description["network"]), description["n_time"]
-    # The network sees the time beside the channels of a state.
-    settings["n_channels"] += n_time
-    network = build_named(settings, networks, "architecture")
-    return NoisyPredictor(network, build(Control, description["control"], "control"), n_time)
+def begin_noisy_predictor(
+    model: Mapping[str, Any], denoiser: Denoiser | ControlledDenoiser, control: Control, typical_size: float
+) -> tuple[NoisyPredictor, dict[str, Any]]:
+    """A predictor of y that begins from a generator's weights, and what its `model.json` says.
 
+    Args:
+        model: description of the generator.
+        denoiser: of the generator; it is copied.
+        control: y.
+        typical_size: points of a typical sample.
 
-def noisy_description(
-    model: Mapping[str, Any], control: Control, network: Mapping[str, Any], n_time: int = 16
-) -> dict[str, Any]:
-    """What `model.json` says of a predictor of y for the noisy states of `model`, a generator's description.
-
-    `network` has its name, the `n_channels` of a state, and settings.
+    Raises:
+        InputError: a network of which no predictor can be made.
     """
-    return {
+    network = without_adapters(denoiser).network.train().requires_grad_(True)
+    description = {
         "domain": _domain(model["domain"]),
         "task": "prediction from noisy states",
-        "network": dict(network),
+        "network": model["network"],
         "control": asdict(control),
-        "n_time": n_time,
+        "typical_size": typical_size,
         "states": {key: model[key] for key in _STATES},
     }
+    return NoisyPredictor(network, control, typical_size), description
 
 
 def load_noisy_predictor(
@@ -95,7 +135,7 @@ def load_noisy_predictor(
     Args:
         directory: of the predictor.
         model: description of the generator whose states it is to see.
-        networks: architecture -> constructor.
+        networks: network -> constructor, of the domain's generators.
         device: where it works.
 
     Raises:
@@ -108,7 +148,11 @@ def load_noisy_predictor(
                 f"{directory} was trained on states of another {key} than those of '{model.get('name')}'; train one "
                 "for this model with train-classifier"
             )
-    predictor = create_noisy_predictor(description, networks)
+    predictor = NoisyPredictor(
+        build_named(description["network"], networks, "network"),
+        build(Control, description["control"], "control"),
+        description["typical_size"],
+    )
     load_weights(predictor, weights, str(directory))
     return predictor.eval().requires_grad_(False).to(device)
 

@@ -64,7 +64,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
-    from molgen.predictors import NOISY_NETWORKS
+    from molgen.models import NETWORKS
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
     from molgen.rewards.table import find_scorer
@@ -84,7 +84,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     law = None if by_law is None else _law(options, model, by_law, asked)
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     reward = _reward(options, asked, model)
-    log_weight = classifier_weight(options, model, NOISY_NETWORKS, asked.values)
+    log_weight = classifier_weight(options, model, NETWORKS, asked.values)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume

@@ -12,7 +12,6 @@ def run(options: ClassifierOptions) -> dict[str, Any]:
     """Train a predictor of a model's noisy molecules."""
     from common.cli.doctor import pick_device
     from molgen.finetune import MoleculeTask
-    from molgen.predictors import NOISY_NETWORKS
     from molgen.pretrained import load_pretrained
 
     options.check()
@@ -20,8 +19,7 @@ def run(options: ClassifierOptions) -> dict[str, Any]:
     task = MoleculeTask(
         load_pretrained(options.base, device), data=options.data, data_folder=options.data_folder, labels=options.labels
     )
-    network = {"name": "egnn", "n_channels": task.n_channels}
-    return run_classifier_training(options, "molgen", task, network, NOISY_NETWORKS, device)
+    return run_classifier_training(options, "molgen", task, device)
 
 
 VERB = Verb("train-classifier", "train a predictor of noisy molecules, for --guidance classifier",

@@ -176,6 +176,8 @@ class EGNN(nn.Module):
 
     # Where a control's embedding is added (`common.diffusion.control`).
     control_site = "embedding"
+    # Which is given what is known of each atom (`common.guidance.NoisyPredictor`).
+    readout_site = "embedding_out"
 
     def __init__(
         self,

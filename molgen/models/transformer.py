@@ -51,6 +51,8 @@ class EquivariantTransformer(nn.Module):
 
     # Where a control's embedding is added (`common.diffusion.control`).
     control_site = "embed_global"
+    # Which is given what is known of each atom (`common.guidance.NoisyPredictor`).
+    readout_site = "features_out"
     # Inputs, outputs and gates: Muon leaves them to AdamW.
     edge_modules = (
         "embed_node",

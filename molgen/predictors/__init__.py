@@ -20,8 +20,6 @@ from molgen.predictors.equivariant import E3Network
 from molgen.predictors.invariant import InvariantEGNN
 
 NETWORKS = {"egnn": InvariantEGNN, "e3nn": E3Network}
-# Those of predictors of noisy states (`common.guidance.NoisyPredictor`), by the channels of an atom.
-NOISY_NETWORKS = {"egnn": InvariantEGNN.of_channels}
 # The predictors that ship with the package, and the one that `predicted_gap` means.
 PREDICTORS = ModelStore(Path(__file__).parents[1] / "pretrained" / "predictors")
 DEFAULT = "gdb7-xtb-egnn"

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from common.diffusion import Centered
 from common.errors import InputError
-from molgen.predictors.parts import KINDS, Composition, Readout, radial_functions, safe_norm
+from common.predictors.readout import Readout
+from molgen.predictors.parts import KINDS, TYPICAL_SIZE, Composition, radial_functions, safe_norm
 
 _CENTERED = Centered(3)
 _SPHERICAL = "1x0e + 1x1o + 1x2e"
@@ -75,7 +76,7 @@ class E3Network(nn.Module):
             _Layer(before, after, scalars, n_radial, radial_width, math.sqrt(normalization_factor))
             for before, after in pairwise(sizes)
         )
-        self.readout = Readout(scalars, len(kinds), n_classes)
+        self.readout = Readout(scalars, len(kinds), n_classes, TYPICAL_SIZE)
         self.composition = Composition(n_types, len(kinds))
         # q_i and d_i; a_i, w_i and b_i. What no property needs is not there.
         n_norms, n_traces = kinds.count("norm"), kinds.count("trace")

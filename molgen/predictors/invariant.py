@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.predictors.readout import Readout
 from molgen.models.egnn import MessageLayer
 from molgen.models.egnn_edges import PackedEdges
-from molgen.predictors.parts import Composition, Readout, radial_functions, safe_norm
+from molgen.predictors.parts import TYPICAL_SIZE, Composition, radial_functions, safe_norm
 
 
 class InvariantEGNN(nn.Module):
@@ -63,18 +64,8 @@ class InvariantEGNN(nn.Module):
         self.embedding = nn.Linear(n_types, hidden_nf)
         layers = [MessageLayer(hidden_nf, n_radial, attention) for _ in range(n_layers)]
         self.layers = cast(Sequence[MessageLayer], nn.ModuleList(layers))
-        self.readout = Readout(hidden_nf, len(kinds), n_classes)
+        self.readout = Readout(hidden_nf, len(kinds), n_classes, TYPICAL_SIZE)
         self.composition = Composition(n_types, len(kinds))
-
-    @classmethod
-    def of_channels(
-        cls, n_channels: int, n_classes: int = 0, hidden_nf: int = 96, n_layers: int = 4, n_radial: int = 16
-    ) -> InvariantEGNN:
-        """For one property of states (B, N, n_channels), whose first three channels are coordinates."""
-        return cls(
-            n_types=n_channels - 3, kinds=("scalar",), n_classes=n_classes, hidden_nf=hidden_nf, n_layers=n_layers,
-            n_radial=n_radial,
-        )  # fmt: skip
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See the class; means are standardised, spreads raw."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 # How a property comes out of an equivariant network: an invariant number, the length of a vector, or a third of the
 # trace of a symmetric tensor.
@@ -13,7 +12,7 @@ KINDS = ("scalar", "norm", "trace")
 # Keeps the square root of a zero length differentiable.
 _EPSILON = 1e-8
 # Typical number of atoms: sums over atoms are divided by it.
-_TYPICAL_SIZE = 16.0
+TYPICAL_SIZE = 16.0
 
 
 def safe_norm(vectors: Tensor) -> Tensor:
@@ -25,28 +24,6 @@ def radial_functions(distance: Tensor, centres: Tensor) -> Tensor:
     """(..., R) Gaussians of distance (...) at evenly spaced centres (R,), as wide as they are apart."""
     centres = centres.to(distance.dtype)
     return torch.exp(-0.5 * ((distance.unsqueeze(-1) - centres) / (centres[1] - centres[0])) ** 2)
-
-
-class Readout(nn.Module):
-    """Atoms (B, N, H) -> (mean and spread (B, P, 2), logits (B, C)), through sums and means over real atoms."""
-
-    def __init__(self, width: int, n_properties: int, n_classes: int) -> None:
-        super().__init__()
-        self.n_properties = n_properties
-        self.atom = nn.Linear(width, width)
-        self.hidden = nn.Linear(2 * width, width)
-        self.out = nn.Linear(width, 2 * n_properties + n_classes)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """h (B, N, H), mask (B, N)."""
-        atoms = F.silu(self.atom(h)) * mask[..., None].to(h.dtype)
-        total = atoms.sum(dim=1)
-        mean = total / mask.sum(dim=1, keepdim=True).clamp(min=1)
-        pooled = torch.cat([total / _TYPICAL_SIZE, mean], dim=-1)
-        out = self.out(F.silu(self.hidden(pooled)))
-        return out[:, : 2 * self.n_properties].unflatten(1, (self.n_properties, 2)), out[:, 2 * self.n_properties :]
 
 
 class Composition(nn.Module):

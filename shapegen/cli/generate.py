@@ -54,7 +54,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
-    from shapegen.predictors import NOISY_NETWORKS
+    from shapegen.models import NETWORKS
     from shapegen.pretrained import STORE, load_pretrained
     from shapegen.results import draw_samples, write_samples
     from shapegen.rewards.reward import ShapeReward
@@ -67,7 +67,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
     reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None
-    log_weight = classifier_weight(options, model, NOISY_NETWORKS, asked.values)
+    log_weight = classifier_weight(options, model, NETWORKS, asked.values)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume

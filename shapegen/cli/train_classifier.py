@@ -22,7 +22,6 @@ def run(options: ShapeClassifierOptions) -> dict[str, Any]:
     """Train a predictor of a model's noisy shapes."""
     from common.cli.doctor import pick_device
     from shapegen.finetune import ShapeTask
-    from shapegen.predictors import NOISY_NETWORKS
     from shapegen.pretrained import load_pretrained
 
     options.check()
@@ -32,8 +31,7 @@ def run(options: ShapeClassifierOptions) -> dict[str, Any]:
         data_folder=options.data_folder, labels=options.labels, count_per_class=options.count_per_class,
         seed=options.seed,
     )  # fmt: skip
-    network = {"name": "point_set", "n_channels": task.n_channels}
-    return run_classifier_training(options, "shapegen", task, network, NOISY_NETWORKS, device)
+    return run_classifier_training(options, "shapegen", task, device)
 
 
 VERB = Verb("train-classifier", "train a predictor of noisy shapes, for --guidance classifier",

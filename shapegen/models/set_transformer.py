@@ -38,6 +38,8 @@ class SetTransformer(nn.Module):
 
     # Where a control's embedding is added (`common.diffusion.control`).
     control_site = "embed_global"
+    # Which is given what is known of each point (`common.guidance.NoisyPredictor`).
+    readout_site = "out"
     # Inputs, outputs and gates: Muon leaves them to AdamW.
     edge_modules = ("embed_point", "embed_global", "embed_context", "out")
 

@@ -20,8 +20,6 @@ from shapegen.data.shapes import METRES
 from shapegen.predictors.point_set import PointSet
 
 NETWORKS = {"point_set": PointSet}
-# Those of predictors of noisy states (`common.guidance.NoisyPredictor`), by the channels of a point.
-NOISY_NETWORKS = {"point_set": PointSet.of_channels}
 # The predictors that ship with the package.
 PREDICTORS = ModelStore(Path(__file__).parents[1] / "pretrained" / "predictors")
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class PointSet(nn.Module):
-    """(x (B, N, n_channels), mask (B, N)) -> (mean and spread (B, P, 2), logits (B, C)).
+    """(x (B, N, 3), mask (B, N)) -> (mean and spread (B, P, 2), logits (B, C)).
 
     The order of the points changes nothing, nor does a shift of all of them; a turn does, for shapes stand upright and
     face the viewer.
@@ -25,7 +25,6 @@ class PointSet(nn.Module):
         n_classes: C.
         width: channels of a point.
         n_frequencies: octaves of the Fourier features of a coordinate.
-        n_channels: of a point; three are its coordinates.
     """
 
     # Inputs and outputs: Muon leaves them to AdamW.
@@ -40,12 +39,11 @@ class PointSet(nn.Module):
         n_classes: int = 0,
         width: int = 128,
         n_frequencies: int = 3,
-        n_channels: int = 3,
     ) -> None:
         super().__init__()
         self.n_properties = len(kinds)
         self.register_buffer("frequencies", math.pi / 2 * 2.0 ** torch.arange(n_frequencies), persistent=False)
-        self.embed = nn.Linear(n_channels + 6 * n_frequencies, width)
+        self.embed = nn.Linear(3 + 6 * n_frequencies, width)
         self.first = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
         self.context = nn.Linear(2 * width, width)
         self.second = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, 2 * width)])
@@ -54,17 +52,10 @@ class PointSet(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
 
-    @classmethod
-    def of_channels(cls, n_channels: int, n_classes: int = 0, width: int = 128, n_frequencies: int = 3) -> PointSet:
-        """For one property of states (B, N, n_channels), whose first three channels are coordinates."""
-        return cls(
-            kinds=("scalar",), n_classes=n_classes, width=width, n_frequencies=n_frequencies, n_channels=n_channels
-        )
-
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See the class; means are standardised, spreads raw."""
-        x = torch.cat([_box_centred(x[..., :3], mask), x[..., 3:]], dim=-1)
-        angles = (x[..., :3].unsqueeze(-1) * self.frequencies.to(x.dtype)).flatten(2)
+        x = _box_centred(x, mask)
+        angles = (x.unsqueeze(-1) * self.frequencies.to(x.dtype)).flatten(2)
         h = F.silu(self.embed(torch.cat([x, angles.sin(), angles.cos()], dim=-1)))
         for layer in self.first:
             h = F.silu(layer(h))

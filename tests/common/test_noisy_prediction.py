@@ -10,8 +10,9 @@ from contracts.worlds import GaussianWorld, MixtureWorld
 from torch import Tensor, nn
 
 from common.algorithms.noisy_prediction import NoisyPrediction
-from common.diffusion import Euclidean, SampleNoise, State, sample_seeds
-from common.diffusion.control import Control
+from common.diffusion import Denoiser, Euclidean, SampleNoise, State, sample_seeds
+from common.diffusion.control import Control, ControlledDenoiser, without_adapters
+from common.diffusion.denoiser import X0
 from common.errors import InputError
 from common.guidance import Classifier, GuidedSampler, NoisyLikelihood, NoisyPredictor
 from common.rewards import FunctionReward
@@ -22,19 +23,30 @@ MIXTURE = MixtureWorld(Euclidean())
 NO_REWARD = FunctionReward(lambda state: state.x.sum(dim=(1, 2)))
 
 
-class Pooled(nn.Module):
-    """A small network of point sets."""
+class Points(nn.Module):
+    """A small network of a denoiser, that knows where it is in time and in space."""
 
-    def __init__(self, n_channels: int, n_classes: int) -> None:
+    readout_site = "out"
+
+    def __init__(self, n_channels: int, width: int = 48) -> None:
         super().__init__()
-        self.n_classes = n_classes
-        self.point = nn.Sequential(
-            nn.Linear(n_channels, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU(), nn.Linear(48, 2 + n_classes)
-        )
+        self.known = nn.Sequential(nn.Linear(n_channels + 8, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.out = nn.Linear(width, n_channels)
+        self.behind = nn.Linear(n_channels, n_channels)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = (self.point(x) * mask.unsqueeze(-1)).sum(dim=1)
-        return pooled[:, None, :2], pooled[:, 2:]
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        time = torch.cat([(t[:, None] * k).sin() for k in range(1, 9)], dim=-1)
+        known = self.known(torch.cat([x, time[:, None].expand(-1, x.shape[1], -1)], dim=-1))
+        return self.behind(self.out(known * mask[..., None]))
+
+
+class Packed(Points):
+    """The same, but it hands over real points only, without padding, as networks of molecules do on the CPU."""
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        time = torch.cat([(t[:, None] * k).sin() for k in range(1, 9)], dim=-1)
+        known = self.known(torch.cat([x, time[:, None].expand(-1, x.shape[1], -1)], dim=-1)[mask])
+        return self.behind(x.new_zeros(x.shape).index_put((mask,), self.out(known)))
 
 
 def labelled(count: int, generator: torch.Generator) -> State:
@@ -47,7 +59,7 @@ def labelled(count: int, generator: torch.Generator) -> State:
 
 def train(control: Control, world, data, steps: int = 300) -> NoisyPredictor:
     torch.manual_seed(0)
-    predictor = NoisyPredictor(Pooled(world.n_channels + 8, control.classes), control, n_time=8)
+    predictor = NoisyPredictor(Points(world.n_channels), control, 1.0)
     algorithm = NoisyPrediction(control, world.process)
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(predictor.parameters(), lr=1e-2)
@@ -120,7 +132,7 @@ def test_missing_labels_weigh_nothing():
     control = Control("y")
     algorithm = NoisyPrediction(control, WORLD.process)
     torch.manual_seed(0)
-    predictor = NoisyPredictor(Pooled(WORLD.n_channels + 8, 0), control, n_time=8)
+    predictor = NoisyPredictor(Points(WORLD.n_channels), control, 1.0)
     batch = labelled(50, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     experience = algorithm.collect(predictor, None, NO_REWARD, batch, SampleNoise(sample_seeds(0, 0, 1)), generator)
@@ -154,9 +166,10 @@ def test_the_likelihood_of_a_control():
         Control("y").log_prob(state, logits)
 
 
-def test_a_predictor_does_not_see_padding():
+@pytest.mark.parametrize("network", [Points, Packed])
+def test_a_predictor_does_not_see_padding(network):
     torch.manual_seed(0)
-    predictor = NoisyPredictor(Pooled(2 + 8, 0), Control("y"), n_time=8)
+    predictor = NoisyPredictor(network(2), Control("y"), 1.0)
     batch = WORLD.data(4, torch.Generator().manual_seed(0))
     state, t = State(batch.x.float(), batch.mask), torch.tensor([0.1, 0.4, 0.6, 0.9])
     wider = State(nn.functional.pad(state.x, (0, 0, 0, 3)), nn.functional.pad(state.mask, (0, 3)))
@@ -164,3 +177,38 @@ def test_a_predictor_does_not_see_padding():
         torch.testing.assert_close(found, expected)
     later = predictor(state, t + 0.05)
     assert not torch.allclose(later[0], predictor(state, t)[0])
+
+
+def test_padded_and_packed_networks_are_read_alike():
+    torch.manual_seed(0)
+    padded, packed = (NoisyPredictor(network(2), Control("y"), 1.0) for network in (Points, Packed))
+    packed.load_state_dict(padded.state_dict())
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    state, t = State(torch.randn(2, 3, 2) * mask[..., None], mask), torch.tensor([0.2, 0.7])
+    for found, expected in zip(packed(state, t), padded(state, t), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_lies_behind_the_readout_is_frozen():
+    predictor = NoisyPredictor(Points(2), Control("y"), 1.0)
+    predictor.freeze_unused(2)
+    frozen = {name for name, weight in predictor.named_parameters() if not weight.requires_grad}
+    assert frozen == {f"network.{layer}.{part}" for layer in ("out", "behind") for part in ("weight", "bias")}
+
+
+def test_it_begins_from_the_base_before_its_controls():
+    base = Denoiser(Points(2, width=16), WORLD.process, X0())
+    controlled = ControlledDenoiser(base, [], rank=4)
+    for weight in controlled.parameters():
+        nn.init.normal_(weight) if weight.requires_grad else None
+    plain = without_adapters(controlled)
+    expected = base.state_dict()
+    assert plain.state_dict().keys() == expected.keys()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, expected[name])
+    assert without_adapters(base) is not base
+
+
+def test_a_network_of_single_points_is_refused():
+    with pytest.raises(InputError, match="knows each point alone"):
+        NoisyPredictor(nn.Linear(2, 2), Control("y"), 1.0)

@@ -13,9 +13,9 @@ from common.errors import InputError
 from common.guidance import NoisyLikelihood, load_noisy_predictor
 from molgen import load_pretrained
 from molgen.cli import main
-from molgen.predictors import NOISY_NETWORKS
+from molgen.models import NETWORKS
 
-SHORT = ("--steps", "4", "--batch-size", "8", "--measure-every", "2", "--settings", '{"hidden_nf": 16, "n_layers": 1}')
+SHORT = ("--steps", "4", "--batch-size", "8", "--measure-every", "2", "--measure-samples", "64")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_it_says_what_it_is_and_how_much_it_knows(trained):
 
 def test_it_is_differentiable_and_asks_for_its_value(trained):
     base = load_pretrained("gdb7-xtb")
-    predictor = load_noisy_predictor(trained, base.description, NOISY_NETWORKS, "cpu")
+    predictor = load_noisy_predictor(trained, base.description, NETWORKS, "cpu")
     state = base.codec.encode(base.sample(2, seed=0, steps=3))
     state = state.replace(x=state.x.requires_grad_(True))
     t = torch.tensor([0.3, 0.6])
@@ -83,7 +83,7 @@ def test_it_belongs_to_one_kind_of_states(trained):
     description = load_pretrained("gdb7-xtb").description
     other = {**description, "schedule": {"name": "polynomial"}}
     with pytest.raises(InputError, match="another schedule"):
-        load_noisy_predictor(trained, other, NOISY_NETWORKS, "cpu")
+        load_noisy_predictor(trained, other, NETWORKS, "cpu")
 
 
 def test_what_is_missing_is_one_line(capsys, tmp_path):
@@ -92,3 +92,13 @@ def test_what_is_missing_is_one_line(capsys, tmp_path):
     assert main(["train-classifier", "gdb7-xtb", "--property", "qed", "--output-dir", str(tmp_path / "x")]) == 2
     assert "no column 'qed'" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_it_knows_something_before_it_has_seen_all_the_data(tmp_path):
+    words = ["train-classifier", "gdb7-xtb", "--property", "gap", "--steps", "80", "--batch-size", "32",
+             "--measure-every", "0", "--output-dir", str(tmp_path / "run")]  # fmt: skip
+    assert main(words) == 0
+    quality = json.loads((tmp_path / "run" / "model" / "model.json").read_text())["quality"]
+    assert quality["nats_t0.1"] > 0.3
+    assert quality["nats_t0.3"] > 0.1
