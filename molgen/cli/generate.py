@@ -27,6 +27,7 @@ from common.errors import IncompleteError, InputError
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
     from common.guidance import GuidedSampler
+    from common.rewards.quantity import Quantity
     from molgen.data.molecules import MoleculeSet
     from molgen.metrics.report import Evaluation
     from molgen.model import MoleculeModel
@@ -67,7 +68,6 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from molgen.models import NETWORKS
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
-    from molgen.rewards.table import find_scorer
     from molgen.target_law import part_law
 
     options.check()
@@ -79,7 +79,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     asked = Asked({}, [])
     if others or by_law is None:
         asked = read_targets(
-            replace(options, target=others), [control.name for control in model.controls], find_scorer
+            replace(options, target=others), [control.name for control in model.controls], _finder(model)
         )  # fmt: skip
     law = None if by_law is None else _law(options, model, by_law, asked)
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
@@ -164,6 +164,23 @@ def _sample(
     # A run that was longer before keeps its parts; this one shows what it was asked for.
     samples = samples.select(range(min(len(samples), options.num_samples)))
     return samples, options.num_samples - len(samples)
+
+
+def _finder(model: MoleculeModel) -> Callable[[str, str | None], Quantity]:
+    """How a quantity is found by name: a scorer, or a control input that data alone know, such as `cv`."""
+    from common.rewards.quantity import Quantity
+    from molgen.data.properties import COLUMNS
+    from molgen.rewards.table import REWARDS, find_scorer
+
+    inputs = {control.name: control for control in model.controls if control.name not in REWARDS}
+
+    def find(name: str, argument: str | None) -> Quantity:
+        control = inputs.get(COLUMNS.get(name.lower(), name))
+        if control is None or argument is not None:
+            return find_scorer(name, argument)
+        return Quantity(name=control.name, tolerance=control.std)
+
+    return find
 
 
 def _law(options: GenerateOptions, model: MoleculeModel, name: str, asked: Asked) -> tuple[str, TargetLaw]:

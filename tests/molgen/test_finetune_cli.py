@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.diffusion.control import Control, ControlledDenoiser
 from molgen import load_pretrained
 from molgen.cli import main
 from molgen.data.gdb7_xtb import load
@@ -236,3 +238,15 @@ def test_gradients_are_compared_and_drawn(tmp_path, capsys):
     assert (tmp_path / "g" / "gradients.png").stat().st_size > 10_000
     assert main(["gradients", "gdb7-xtb", "--output-dir", str(tmp_path / "h")]) == 2
     assert not (tmp_path / "h").exists()
+
+
+def test_an_input_that_only_data_know_is_asked_for_by_its_short_name(tmp_path, capsys):
+    base = load_pretrained("gdb7-xtb")
+    controlled = ControlledDenoiser(base.denoiser, [Control("cv_cal_mol_k", mean=25.0, std=4.0)], rank=2)
+    description = {**base.description, "control": controlled.settings()}
+    replace(base, denoiser=controlled, description=description).save(tmp_path / "model")
+    words = ["generate", str(tmp_path), "--num-samples", "2", "--steps", "3", "--pictures", "0", "--output-dir"]
+    assert main([*words, str(tmp_path / "out"), "--target", "cv=30"]) == 0
+    assert main([*words, str(tmp_path / "out2"), "--target", "cv_cal_mol_k=30"]) == 0
+    assert main([*words, str(tmp_path / "out3"), "--target", "cv=30", "--guidance", "smc"]) == 2
+    assert "error:" in capsys.readouterr().err
