@@ -57,11 +57,6 @@ class LabelledTask(Protocol):
         ...
 
 
-@dataclass
-class _Described:
-    description: Mapping[str, Any]
-
-
 def run_classifier_training(
     options: ClassifierOptions,
     program: str,
@@ -99,10 +94,9 @@ def run_classifier_training(
         "base": options.base,
         "data": options.data or base.description.get("data"),
     }
-    trained = _Described(description)
 
-    def train_in(directory: Path, config: FitConfig) -> FitResult:
-        trained.description, result = train_classifier(
+    def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
+        found, result = train_classifier(
             predictor, base.denoiser.process,
             task.data(options.batch_size, options.seed, [control.name]),
             held_out, directory,
@@ -110,9 +104,9 @@ def run_classifier_training(
             fit_config=config, resume=options.resume,
         )  # fmt: skip
         if result.is_first_process and not options.json:
-            gains = ", ".join(f"{key[6:]}: {gain:.2f}" for key, gain in trained.description["quality"].items())
+            gains = ", ".join(f"{key[6:]}: {gain:.2f}" for key, gain in found["quality"].items())
             print(f"{name}: nats about held-out {control.name} at time {gains}")
-        return result
+        return found["training"], result
 
     use = f"{program} generate {options.base} --target {control.name}=... --guidance classifier --classifier"
-    return run_training(options, program, trained, train_in, {"base": options.base}, use=use)
+    return run_training(options, program, name, train_in, {"base": options.base}, use=use)

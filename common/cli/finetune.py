@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     with _reward(domain, options.target, None) as reward, _reward(domain, options.judge, None):
         reward_of(algorithm, reward)
 
-    def train_in(directory: Path, config: FitConfig) -> FitResult:
+    def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
         with (
             _reward(domain, options.target, directory / "reward.sqlite") as reward,
             _reward(domain, options.judge or domain.default_judge(options.target), directory / "judge.sqlite") as judge,
@@ -207,16 +207,14 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
                 **({"data": data, "half": options.half} if terms or algorithm.needs_data else {}),
             },
         }  # fmt: skip
-        task.model.description = {**task.model.description, **facts, "name": name}
         if result.is_first_process:
             domain.save(result.denoiser, {**facts, "name": name}, directory / "model")
-        return result
+        return facts["training"], result
 
     data = options.data or task.model.description.get("data")
     name = options.name or f"{task.model.description['name']}-{options.method}"
-    task.model.description = {**task.model.description, "name": name}
     hint = "".join(f" --target {term.control.name}=..." for term in terms)
-    return run_training(options, program, task.model, train_in, {"base": options.base}, hint)
+    return run_training(options, program, name, train_in, {"base": options.base}, hint)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from common.cli.app import CommonOptions
 from common.cli.options import option
@@ -152,17 +152,11 @@ def open_run(options: LongRunOptions, path: Path, device: str, facts: Mapping[st
     directory.write_provenance(device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts)
 
 
-class Described(Protocol):
-    """Something with a description, as `model.json` will hold it; `train` brings it up to date."""
-
-    description: Mapping[str, Any]
-
-
 def run_training(
     options: ParallelRunOptions,
     program: str,
-    model: Described,
-    train: Callable[[Path, FitConfig], FitResult],
+    name: str,
+    train: Callable[[Path, FitConfig], tuple[Mapping[str, Any], FitResult]],
     facts: Mapping[str, Any],
     hint: str = "",
     use: str | None = None,
@@ -172,8 +166,8 @@ def run_training(
     Args:
         options: checked.
         program: the command, for what is printed.
-        model: as `train` trains it.
-        train: (directory, config) -> result.
+        name: of the model.
+        train: (directory, config) -> what `model.json` says of the training, and its result.
         facts: of the data, for `run.json`.
         hint: what else the printed command to generate needs.
         use: that command up to the run directory, where it is not a model that generates.
@@ -185,17 +179,15 @@ def run_training(
     from common.cli.doctor import pick_device
 
     device = pick_device(options.device)
-    name = model.description["name"]
     path = Path(options.output_dir or f"runs/{name}")
     # Lightning starts the other processes with the same command; the first one has made the folder by then.
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         open_run(options, path, device, facts)
-    result = train(path, options.fit_config(device))
-    training = dict(model.description["training"])
+    training, result = train(path, options.fit_config(device))
     if result.is_first_process and not options.json:
         print(f"{name}: {training['samples_seen']} samples seen in {training['steps']} steps")
         print(f"  model       {path / 'model'}")
         print(f"  generate    {use or f'{program} generate'} {path}{hint}")
     if not result.finished:
         raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
-    return {"output_dir": str(path), "name": name, "training": training}
+    return {"output_dir": str(path), "name": name, "training": dict(training)}

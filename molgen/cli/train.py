@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,15 @@ def run(options: TrainOptions) -> dict[str, Any]:
         init_from=options.init_from,
     )
 
-    def train_in(directory: Path, config: FitConfig) -> FitResult:
-        return train(
+    def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
+        result = train(
             model, molecules, directory, batch_config=options.batch_config(), optimiser=optimiser, fit_config=config,
             resume=options.resume, measure_samples=options.measure_samples,
         )  # fmt: skip
+        return model.description["training"], result
 
-    return run_training(options, "molgen", model, train_in, {"training_data": options.data, "data_hash": digest})
+    facts = {"training_data": options.data, "data_hash": digest}
+    return run_training(options, "molgen", model.description["name"], train_in, facts)
 
 
 VERB = Verb("train", "train a model on molecules", TrainOptions, run)

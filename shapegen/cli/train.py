@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +120,15 @@ def _train(
         init_from=options.init_from,
     )  # fmt: skip
 
-    def train_in(directory: Path, config: FitConfig) -> FitResult:
-        return train(
+    def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
+        result = train(
             model, shapes, directory, batch_config=batch_config, optimiser=optimiser, fit_config=config,
             resume=options.resume,
         )  # fmt: skip
+        return model.description["training"], result
 
-    return run_training(options, "shapegen", model, train_in, {"training_data": options.data, "data_hash": digest})
+    facts = {"training_data": options.data, "data_hash": digest}
+    return run_training(options, "shapegen", model.description["name"], train_in, facts)
 
 
 VERB = Verb("train", "train a model on shapes", TrainOptions, run)
