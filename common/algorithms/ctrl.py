@@ -11,7 +11,9 @@ needed, and the sets need share no sample.
 
 Our choices: the divergence is the *sum* over real degrees of freedom and steps, so that gamma = 1 means the Bayes
 posterior (the authors' code averages it over 16,384 dimensions: its effective gamma is huge). Targets are drawn from
-the offline sets, control by control; each is left out with probability `null_share`, so that controls also work alone.
+the offline sets, control by control; a share of them is spread evenly over the set's range instead, for the law of y
+changes nothing about p(x | y) and values that few samples have are the hardest to learn; each is left out with
+probability `null_share`, so that controls also work alone.
 The training itself is `Backprop`, the paper's, or any other algorithm here.
 
 Known biases: those of the inner method; and the predictor's, which the policy will find: judge by another.
@@ -33,6 +35,9 @@ from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
 from common.predictors import Predictor
 from common.rewards import Measure, Reward, RewardResult
+
+# Quantiles of the outcomes between which targets are spread evenly: no outlier stretches the range.
+_EVEN_RANGE = (0.01, 0.99)
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,18 @@ class ControlTerm:
             return state.x.new_zeros(len(state))
         return self.control.log_prob(state, self.predictor(state), self.scale)
 
-    def draw(self, count: int, null_share: float, generator: torch.Generator) -> Tensor:
-        """(count,) outcomes of the offline set, some of them NULL; on the CPU."""
-        chosen = torch.randint(len(self.outcomes), (count,), generator=generator)
+    def draw(
+        self, count: int, generator: torch.Generator, null_share: float = 0.0, even_share: float = 0.0
+    ) -> Tensor:  # fmt: skip
+        """(count,) outcomes of the offline set, some of them spread evenly, some of them NULL; on the CPU."""
+        outcomes = self.outcomes.cpu()
+        drawn = outcomes[torch.randint(len(outcomes), (count,), generator=generator)]
         left_out = torch.rand(count, generator=generator) < null_share
-        drawn = self.outcomes.cpu()[chosen]
+        if even_share > 0 and not self.control.classes:
+            low, high = torch.quantile(outcomes, torch.tensor(_EVEN_RANGE, dtype=outcomes.dtype))
+            even = torch.rand(count, generator=generator) < even_share
+            spread = low + (high - low) * torch.rand(count, generator=generator).to(outcomes)
+            drawn = torch.where(even, spread, drawn)
         return torch.where(left_out, self.control.nothing(count).to(drawn.dtype), drawn)
 
 
@@ -126,17 +138,20 @@ class Ctrl:
         inner: `Backprop` (the paper's) or any other that takes a reward; its tau has to be 1, for gamma is the knob.
         terms: the controls.
         null_share: how often a control is left out; matters for several.
+        even_share: how often a target is drawn evenly from the range of the outcomes.
     """
 
     inner: Algorithm
     terms: tuple[ControlTerm, ...]
     null_share: float = 0.0
+    even_share: float = 0.0
 
     def __post_init__(self) -> None:
         tau = getattr(self.inner, "tau", None)
-        if tau != 1.0 or not 0 <= self.null_share < 1:
+        if tau != 1.0 or not 0 <= self.null_share < 1 or not 0 <= self.even_share <= 1:
             raise InputError(
-                f"got tau {tau} and null_share {self.null_share}, expected 1 (set gamma instead) and 0 to 1"
+                f"got tau {tau}, null_share {self.null_share} and even_share {self.even_share}, expected 1 (set gamma "
+                "instead), 0 to below 1, and 0 to 1"
             )
 
     @property
@@ -193,9 +208,9 @@ class Ctrl:
         """name -> (count,) what to ask for; the same throughout a group of the inner method."""
         group = getattr(self.inner, "group_size", 0) or 1
         return {
-            term.control.name: term.draw(-(-count // group), self.null_share, generator).repeat_interleave(group)[
-                :count
-            ]
+            term.control.name: term.draw(
+                -(-count // group), generator, self.null_share, self.even_share
+            ).repeat_interleave(group)[:count]
             for term in self.terms
         }
 

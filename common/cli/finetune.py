@@ -55,6 +55,8 @@ class FinetuneOptions(ParallelRunOptions):
     rollout_steps: int = option(20, "network evaluations of a chain in training")
     exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
     null_share: float = option(0.0, "share of the chains that a control is left out of")
+    even_share: float = option(0.5, "share of the chains that are asked for a value anywhere in the data's range, not "
+                                    "drawn from the data (--control)")  # fmt: skip
     rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
     active_from: float = option(0.15, "adapters act at times from here to 1, noise; the base finishes a sample")
     predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor (default: shipped)")
@@ -159,8 +161,8 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     base: Any = task.model.denoiser
     active_from = options.active_from if options.rank else 0.0
     method = Method(
-        options.method, options.tau, options.settings, options.rollout_steps, options.exponent, options.null_share,
-        active_from,
+        options.method, options.tau, options.settings, options.rollout_steps, options.exponent,
+        null_share=options.null_share, even_share=options.even_share, active_from=active_from,
     )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
     labels = [term.control.name for term in terms]

@@ -86,8 +86,9 @@ class NoisyPredictor(nn.Module):
         Args:
             n_channels: of a state.
         """
-        state = State(torch.randn(2, 3, n_channels), torch.ones(2, 3, dtype=torch.bool))
-        known = self._known(state, torch.full((2,), 0.5))
+        x = torch.randn(2, 3, n_channels, generator=torch.Generator().manual_seed(0))
+        state = State(x, torch.ones(2, 3, dtype=torch.bool)).to(next(self.parameters()).device)
+        known = self._known(state, torch.full((2,), 0.5, device=state.x.device))
         weights = list(self.network.parameters())
         found = torch.autograd.grad(known.square().sum(), weights, allow_unused=True)
         for weight, gradient in zip(weights, found, strict=True):

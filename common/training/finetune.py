@@ -44,6 +44,7 @@ class Method:
         rollout_steps: network evaluations of a chain in training.
         exponent: its times are linspace(1, 0, steps) ** exponent.
         null_share: share of the chains that a control is left out of.
+        even_share: share of the chains that are asked for a value anywhere in the data's range, see `Ctrl`.
         active_from: of the policy, see `ControlledDenoiser`.
     """
 
@@ -53,6 +54,7 @@ class Method:
     rollout_steps: int = 30
     exponent: float = 1.0
     null_share: float = 0.0
+    even_share: float = 0.0
     active_from: float = 0.0
 
     def algorithm(self, process: Process, n_channels: int, terms: Sequence[ControlTerm] = ()) -> Algorithm:
@@ -79,7 +81,7 @@ class Method:
         if name == "backprop":
             settings.setdefault("inactive", int((sampler.times() < self.active_from).sum()))
         found = build(ALGORITHMS[name], {"sampler": sampler, "tau": self.tau, **settings}, f"method '{name}'")
-        return Ctrl(found, tuple(terms), self.null_share) if terms else found
+        return Ctrl(found, tuple(terms), self.null_share, self.even_share) if terms else found
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Check:
 
     def _asked(self, prompt: Prompt) -> Prompt:
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = {term.control.name: term.draw(len(prompt.sizes), 0.0, generator) for term in self.terms}
+        drawn = {term.control.name: term.draw(len(prompt.sizes), generator) for term in self.terms}
         return Prompt(prompt.sizes, {**prompt.condition, **drawn})
 
     def _divergence(self, policy: Any, sampler: Sampler) -> float:

@@ -172,6 +172,26 @@ def test_targets_come_from_the_offline_sets_and_are_left_out_sometimes():
     assert not torch.equal(drawn["y1"], drawn["y2"])
 
 
+def test_a_share_of_the_targets_is_spread_evenly_over_the_range():
+    outcomes = torch.cat([torch.randn(2000, generator=torch.Generator().manual_seed(0)), torch.tensor([50.0])])
+    term = ControlTerm(Control("y"), controls()[0].predictor, outcomes.double())
+    inner = PolicyGradient(rollout_sampler(PROCESS, STEPS))
+    drawn = Ctrl(inner, (term,), even_share=0.5).draw(8000, torch.Generator().manual_seed(0))["y"]
+    known = torch.isin(drawn, term.outcomes)
+    assert float(known.double().mean()) == pytest.approx(0.5, abs=0.03)
+    low, high = torch.quantile(term.outcomes, torch.tensor([0.01, 0.99], dtype=torch.float64))
+    place = ((drawn[~known] - low) / (high - low)).sort().values
+    assert (place - torch.linspace(0, 1, len(place), dtype=torch.float64)).abs().max() < 0.04
+    none = Ctrl(inner, (term,)).draw(500, torch.Generator().manual_seed(0))["y"]
+    assert torch.isin(none, term.outcomes).all()
+
+    kinds = ControlTerm(Control("kind", classes=3), lambda state: state.x[:, 0], torch.tensor([0, 2]))
+    drawn = Ctrl(inner, (kinds,), even_share=1.0).draw(200, torch.Generator().manual_seed(0))["kind"]
+    assert set(drawn.tolist()) == {0, 2}
+    with pytest.raises(InputError, match=r"even_share 1\.5"):
+        Ctrl(inner, (term,), even_share=1.5)
+
+
 def test_gamma_is_the_knob():
     with pytest.raises(InputError, match="gamma"):
         Ctrl(Backprop(rollout_sampler(PROCESS, STEPS), tau=0.1), controls())
