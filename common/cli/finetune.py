@@ -55,7 +55,7 @@ class FinetuneOptions(ParallelRunOptions):
     rollout_steps: int = option(20, "network evaluations of a chain in training")
     exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
     null_share: float = option(0.0, "share of the chains that a control is left out of")
-    even_share: float = option(0.5, "share of the chains that are asked for a value anywhere in the data's range, not "
+    even_share: float = option(0.7, "share of the chains that are asked for a value anywhere in the data's range, not "
                                     "drawn from the data (--control)")  # fmt: skip
     rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
     active_from: float = option(0.15, "adapters act at times from here to 1, noise; the base finishes a sample")
