@@ -14,6 +14,7 @@ from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
 from common.diffusion import Sampler, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.errors import InputError
+from common.guidance import load_clean_predictor
 from common.rewards import RewardResult, ScoreCache
 from common.training.labels import labelled_indices
 from common.training.module import BatchSource
@@ -27,6 +28,7 @@ from molgen.data.properties import COLUMNS
 from molgen.metrics.stability import stability_metrics
 from molgen.metrics.validity import validity_metrics
 from molgen.model import MoleculeModel
+from molgen.models import NETWORKS
 from molgen.predictors import DEFAULT, load_predictor
 from molgen.results import training_data
 from molgen.rewards.reward import DecodedMeasure, MoleculeReward, read_conditions, scorers_of
@@ -147,6 +149,9 @@ class MoleculeTask:
         if request.std is not None:
             predictor = MeasuredPredictor(self._measure([name]), name, request.std)
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
+        own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
+        if own is not None:
+            return ControlTerm(control, own[0], outcomes, gamma=request.gamma, scale=own[1])
         learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name)
         return ControlTerm(control, learned, outcomes, gamma=request.gamma)
 

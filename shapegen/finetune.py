@@ -15,6 +15,7 @@ from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
 from common.diffusion import Sampler, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.errors import InputError
+from common.guidance import load_clean_predictor
 from common.rewards import RewardResult
 from common.training.labels import labelled_indices
 from common.training.module import BatchSource
@@ -26,6 +27,7 @@ from shapegen.data.shapes import ShapeSet
 from shapegen.data.sources import load_data, split_data
 from shapegen.metrics.torch_distances import chamfer_matrix
 from shapegen.model import ShapeModel, one_hot
+from shapegen.models import NETWORKS
 from shapegen.predictors import load_predictor
 from shapegen.rewards.reward import ShapeReward, measure_of
 from shapegen.rewards.table import find_scorer
@@ -173,6 +175,9 @@ class ShapeTask:
                 f"--control {request.name} needs --predictor FOLDER (train-predictor makes one), or the scorer itself, "
                 f"give or take: --control '{request.name}±{control.std / 5:.2g}'"
             )
+        own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
+        if own is not None:
+            return ControlTerm(control, own[0], outcomes, gamma=request.gamma, scale=own[1])
         learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name)
         return ControlTerm(control, learned, outcomes, gamma=request.gamma)
 

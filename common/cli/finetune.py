@@ -59,7 +59,8 @@ class FinetuneOptions(ParallelRunOptions):
                                     "drawn from the data (--control)")  # fmt: skip
     rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
     active_from: float = option(0.15, "adapters act at times from here to 1, noise; the base finishes a sample")
-    predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor (default: shipped)")
+    predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor, or of "
+                                    "train-classifier, which makes more of few labels (default: shipped)")  # fmt: skip
     data: str | None = option(None, "data set of the controls' values, and of methods that train on data (default: "
                                     "that of the base)")  # fmt: skip
     half: str = option("all", "take labels and data from one half of the training part: b where a judge has learnt "

@@ -9,7 +9,7 @@ from common.guidance.classifier import Classifier, NoisyLikelihood, NoisyLogWeig
 from common.guidance.classifier_free import ClassifierFree, null_of
 from common.guidance.guided_sampler import Guidance, GuidedSampler
 from common.guidance.methods import GUIDANCES, SELECTORS, Method, build_guided_sampler, with_defaults
-from common.guidance.noisy_predictor import NoisyPredictor, load_noisy_predictor
+from common.guidance.noisy_predictor import NoisyPredictor, load_clean_predictor, load_noisy_predictor
 from common.guidance.reconstruction import Reconstruction
 from common.guidance.selection import Selected, Selector, select
 from common.guidance.smc import Smc
@@ -35,6 +35,7 @@ __all__ = [
     "TrainingFree",
     "ValueWeighted",
     "build_guided_sampler",
+    "load_clean_predictor",
     "load_noisy_predictor",
     "null_of",
     "select",

@@ -11,7 +11,7 @@ to the models whose states it was trained on: those with the same codec, schedul
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.diffusion import Denoiser, State
 from common.diffusion.control import Control, ControlledDenoiser, Predicted, without_adapters
-from common.diffusion.model_file import load_weights, read_model
+from common.diffusion.model_file import DESCRIPTION, load_weights, model_directory, read_description, read_model
 from common.errors import InputError
 from common.named import build, build_named
 from common.predictors.predictor import standardised
@@ -95,6 +95,21 @@ class NoisyPredictor(nn.Module):
             weight.requires_grad_(gradient is not None)
 
 
+# The time at which a clean state is looked at: there is always a little noise on what a generator takes for clean.
+CLEAN_TIME = 0.02
+
+
+@dataclass(frozen=True)
+class LookingAtClean:
+    """A `NoisyPredictor` as a `common.predictors.Predictor` of the generator's clean states."""
+
+    predictor: NoisyPredictor
+
+    def __call__(self, state: State) -> Predicted:
+        """See `Predictor`."""
+        return self.predictor(state, torch.full((len(state),), CLEAN_TIME, device=state.x.device))
+
+
 # What of a model's description decides its noisy states.
 _STATES = ("codec", "schedule", "space")
 
@@ -123,6 +138,37 @@ def begin_noisy_predictor(
         "states": {key: model[key] for key in _STATES},
     }
     return NoisyPredictor(network, control, typical_size), description
+
+
+def load_clean_predictor(
+    directory: Path,
+    model: Mapping[str, Any],
+    networks: Mapping[str, Callable[..., nn.Module]],
+    device: torch.device | str,
+    name: str,
+) -> tuple[LookingAtClean, float] | None:
+    """The predictor of noisy states in a folder or a run as one of clean ones, and its calibration.
+
+    Args:
+        directory, model, networks, device: see `load_noisy_predictor`.
+        name: of what it shall predict.
+
+    Returns:
+        The predictor and its scale (`Control.log_prob`); None where the folder holds something else.
+
+    Raises:
+        InputError: as `load_noisy_predictor`, or it predicts another property.
+    """
+    folder = model_directory(directory)
+    if not (folder / DESCRIPTION).exists():
+        return None
+    description = read_description(folder)
+    if description.get("domain") != _domain(model["domain"]):
+        return None
+    predictor = load_noisy_predictor(directory, model, networks, device)
+    if predictor.control.name != name:
+        raise InputError(f"{directory} predicts {predictor.control.name}, expected {name}")
+    return LookingAtClean(predictor), float(description["clean_scale"])
 
 
 def load_noisy_predictor(

@@ -14,13 +14,14 @@ from common.algorithms.noisy_prediction import NoisyPrediction
 from common.diffusion import Process, State
 from common.diffusion.model_file import save_model
 from common.diffusion.noise import SampleNoise, sample_seeds
-from common.guidance.noisy_predictor import NoisyPredictor
+from common.guidance.noisy_predictor import CLEAN_TIME, LookingAtClean, NoisyPredictor
+from common.predictors import softmax_temperature, std_scale
 from common.training.fit import FitConfig, FitResult, fit
 from common.training.module import BatchSource
 from common.training.optimiser import OptimiserConfig
 
 # Times at which a classifier is measured.
-TIMES = (0.1, 0.3, 0.5, 0.7)
+TIMES = (CLEAN_TIME, 0.1, 0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class HeldOutNats:
             gain = control.log_prob(noisy, predictor(noisy, at)).mean() - nothing
             found[f"nats_t{t:g}"] = float(gain) if math.isfinite(gain) else math.nan
         return found
+
+
+@torch.no_grad()
+def clean_scale(predictor: NoisyPredictor, held_out: State) -> float:
+    """Calibration on clean states: the factor of the std, or the temperature of the logits, see `Control.log_prob`."""
+    state = held_out.to(next(predictor.parameters()).device)
+    predicted, wanted = LookingAtClean(predictor)(state), state.condition[predictor.control.name]
+    if isinstance(predicted, torch.Tensor):
+        return softmax_temperature(predicted, wanted)
+    return std_scale(*predicted, wanted)
 
 
 def train_classifier(
@@ -90,6 +101,7 @@ def train_classifier(
         **description,
         "training": {**result.facts(), "labels": labels},
         "quality": measure(trained.eval()),
+        "clean_scale": clean_scale(trained, held_out),
     }
     if result.is_first_process:
         save_model(directory / "model", trained.state_dict(), description)

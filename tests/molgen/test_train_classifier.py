@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.guidance import NoisyLikelihood, load_noisy_predictor
+from common.guidance import NoisyLikelihood, load_clean_predictor, load_noisy_predictor
 from molgen import load_pretrained
 from molgen.cli import main
+from molgen.finetune import MoleculeTask
 from molgen.models import NETWORKS
 
 SHORT = ("--steps", "4", "--batch-size", "8", "--measure-every", "2", "--measure-samples", "64")
@@ -31,7 +32,7 @@ def test_it_says_what_it_is_and_how_much_it_knows(trained):
     assert description["domain"] == "molgen-classifier"
     assert description["control"]["name"] == "gap_ev"
     assert description["training"]["labels"] == 40
-    assert set(description["quality"]) == {"nats_t0.1", "nats_t0.3", "nats_t0.5", "nats_t0.7"}
+    assert set(description["quality"]) == {"nats_t0.02", "nats_t0.1", "nats_t0.3", "nats_t0.5", "nats_t0.7"}
     assert all(np.isfinite(list(description["quality"].values())))
 
 
@@ -92,6 +93,32 @@ def test_what_is_missing_is_one_line(capsys, tmp_path):
     assert main(["train-classifier", "gdb7-xtb", "--property", "qed", "--output-dir", str(tmp_path / "x")]) == 2
     assert "no column 'qed'" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_control_learns_from_what_it_says_of_clean_molecules(trained, tmp_path, capsys):
+    short = ["--method", "rgdm", "--steps", "1", "--batch-size", "4", "--rollout-steps", "4", "--measure-every", "0"]
+    words = ["finetune", "gdb7-xtb", *short, "--measure-samples", "4", "--workers", "1", "--predictor", str(trained)]
+    assert main([*words, "--control", "gap", "--output-dir", str(tmp_path / "run")]) == 0
+    assert (
+        json.loads((tmp_path / "run" / "model" / "model.json").read_text())["control"]["controls"][0]["name"]
+        == "gap_ev"
+    )
+    assert main([*words, "--control", "mu", "--output-dir", str(tmp_path / "other")]) == 2
+    assert "predicts gap_ev, expected mu_d" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_it_says_of_clean_molecules_is_calibrated(trained):
+    base = load_pretrained("gdb7-xtb")
+    found = load_clean_predictor(trained, base.description, NETWORKS, "cpu", "gap_ev")
+    assert found is not None
+    predictor, scale = found
+    # Those that it was calibrated on.
+    state = next(iter(MoleculeTask(base).data(64, 0, ["gap_ev"], "val")(0, 0, 1)))
+    mean, std = predictor(state)
+    z = (state.condition["gap_ev"] - mean) / (scale * std)
+    assert float(z.square().mean().sqrt()) == pytest.approx(1, abs=1e-3)
+    assert load_clean_predictor(Path("gdb7-xtb-egnn"), base.description, NETWORKS, "cpu", "gap_ev") is None
 
 
 @pytest.mark.slow
