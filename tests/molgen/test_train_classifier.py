@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from common.diffusion import State
+from common.diffusion.control import Control
 from common.errors import InputError
-from common.guidance import NoisyLikelihood, load_clean_predictor, load_noisy_predictor
+from common.guidance import NoisyLikelihood, NoisyPredictor, load_clean_predictor, load_noisy_predictor
 from molgen import load_pretrained
 from molgen.cli import main
 from molgen.finetune import MoleculeTask
-from molgen.models import NETWORKS
+from molgen.models import EGNN, NETWORKS, EquivariantTransformer
 
 SHORT = ("--steps", "4", "--batch-size", "8", "--measure-every", "2", "--measure-samples", "64")
 
@@ -129,3 +131,30 @@ def test_it_knows_something_before_it_has_seen_all_the_data(tmp_path):
     quality = json.loads((tmp_path / "run" / "model" / "model.json").read_text())["quality"]
     assert quality["nats_t0.1"] > 0.3
     assert quality["nats_t0.3"] > 0.1
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        EGNN(n_features=2, hidden_nf=16, n_layers=2),
+        EquivariantTransformer(n_features=2, width=32, n_layers=1, n_heads=2),
+    ],
+)
+def test_every_network_of_molecules_can_be_read_and_looks_at_molecules_alone(network):
+    torch.manual_seed(0)
+    predictor = NoisyPredictor(network, Control("y"), 4.0)
+    predictor.freeze_unused(5)
+    assert any(weight.requires_grad for weight in network.parameters())
+    assert not all(weight.requires_grad for weight in network.parameters())
+    mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    state = State(torch.randn(2, 4, 5) * mask[..., None], mask)
+    t = torch.tensor([0.3, 0.6])
+    both = predictor(state, t)
+    for k, size in enumerate((2, 3)):
+        alone = predictor(State(state.x[k : k + 1, :size], mask[k : k + 1, :size]), t[k : k + 1])
+        for found, expected in zip(both, alone, strict=True):
+            torch.testing.assert_close(found[k : k + 1], expected, rtol=1e-4, atol=1e-5)
+    rotation = torch.linalg.qr(torch.randn(3, 3))[0]
+    turned = state.replace(x=torch.cat([state.x[..., :3] @ rotation, state.x[..., 3:]], dim=-1))
+    for found, expected in zip(predictor(turned, t), both, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
