@@ -81,6 +81,11 @@ class Benchmark:
         for name in ("rewards", "gammas", "judges", "second_judges", *STAGES, "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
+        for quantity, gamma in self.gammas.items():
+            if not isinstance(gamma, int | float) or not gamma > 0:
+                raise InputError(
+                    f"benchmark '{self.name}': got gammas: {quantity}: {gamma!r}, expected a number above 0"
+                )
         for name in ("num_samples", "seeds", "sampling_factor"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -46,6 +46,7 @@ def test_a_configuration_survives_its_file_and_names_the_nearest_key(tmp_path):
         ("model: m\ntarget: [x=1]", "has no setting 'target'.*did you mean 'targets'"),
         ("model: m\ntargets: x=1", "expected a list of texts"),
         ("model: m\nseeds: 0", "expected a number from 1 on"),
+        ("model: m\ngammas: {gap: -1}", "gammas: gap: -1, expected a number above 0"),
         ("model: m\nmethods: [a, a]", "'a' stands there twice"),
         ("model: m\nsettings: {a: {generat: {}}}", "did you mean 'generate'"),
         ("name: x", "names no 'model'"),
@@ -91,6 +92,21 @@ def test_every_method_ends_in_samples_of_its_own(name, tmp_path):
             ends.add(steps[-1].output_dir)
     # What is asked for nothing is sampled once for all targets.
     assert len(ends) == (2 if name == "unconditional" else 4)
+
+
+def test_gammas_weigh_what_is_learnt_from_rewards_alone(tmp_path):
+    one = Benchmark("b", "base", targets=("gap=4", "mu=1"), gammas={"gap": 0.2})
+    controls = {}
+    for method in ("ctrl", "conditional"):
+        for target in one.targets:
+            words = METHODS[method].recipe("p", one, Trial(method, target, 0, tmp_path))[0].words
+            controls[method, target] = words[words.index("--control") + 1]
+    assert controls == {
+        ("ctrl", "gap=4"): "gap weight 0.2",
+        ("ctrl", "mu=1"): "mu",
+        ("conditional", "gap=4"): "gap",
+        ("conditional", "mu=1"): "mu",
+    }
 
 
 def test_a_controlled_model_is_trained_once_for_all_targets_of_a_quantity(tmp_path):
