@@ -20,6 +20,7 @@ class Readout(nn.Module):
     def __init__(self, width: int, n_properties: int, n_classes: int, typical_size: float) -> None:
         super().__init__()
         self.n_properties, self.typical_size = n_properties, typical_size
+        # Of each point; called so in the weights of the shipped predictors.
         self.atom = nn.Linear(width, width)
         self.hidden = nn.Linear(2 * width, width)
         self.out = nn.Linear(width, 2 * n_properties + n_classes)
