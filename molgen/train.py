@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.diffusion import Denoiser, State
+from common.diffusion import Denoiser, DenoiserFunction, State
 from common.diffusion.model_file import load_weights
+from common.named import build
 from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
 from common.training.pretrain import BatchConfig, pretrain
 from molgen.chemistry.bonds import edm_bonds, edm_stability
 from molgen.data.batches import MoleculeBatches
+from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
 from molgen.metrics.validity import edm_smiles
 from molgen.model import MoleculeModel, SizeLaw
@@ -39,17 +41,16 @@ class ModelConfig:
     def describe(self, name: str, molecules: MoleculeSet) -> dict[str, Any]:
         """The `model.json` of a model of `molecules`."""
         elements = [int(z) for z in np.unique(molecules.numbers)]
-        codec = {"elements": elements, **self.codec}
-        n_features = len(elements) + (codec.get("number_scale", 0) > 0)
+        codec = build(MoleculeCodec, {"elements": elements, **self.codec}, "codec")
         law = SizeLaw.of(molecules)
         return {
             "domain": "molgen",
             "name": name,
-            "network": {**self.network, "n_features": n_features},
+            "network": {**self.network, "n_features": codec.n_features},
             "parameterisation": dict(self.parameterisation),
             "schedule": dict(self.schedule),
             "space": {"name": "centered", "n_coordinates": 3},
-            "codec": codec,
+            "codec": asdict(codec),
             "size_law": {"sizes": list(law.sizes), "weights": list(law.weights)},
             "sampler": dict(self.sampler),
         }
@@ -97,6 +98,7 @@ def train(
     fit_config: FitConfig,
     resume: bool = False,
     measure_samples: int = 0,
+    teacher: DenoiserFunction | None = None,
 ) -> FitResult:
     """`pretrain` on `molecules`, the training part of a data set; `measure_samples` molecules a measurement."""
 
@@ -115,6 +117,7 @@ def train(
         fit_config=fit_config,
         resume=resume,
         measure=_quality(model, measure_samples, fit_config.precision) if measure_samples > 0 else None,
+        teacher=teacher,
     )
 
 

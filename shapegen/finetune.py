@@ -28,7 +28,7 @@ from shapegen.data.sources import load_data, split_data
 from shapegen.metrics.torch_distances import chamfer_matrix
 from shapegen.model import ShapeModel, one_hot
 from shapegen.models import NETWORKS
-from shapegen.predictors import load_predictor
+from shapegen.predictors import DEFAULT, load_predictor
 from shapegen.rewards.reward import ShapeReward, measure_of
 from shapegen.rewards.table import find_scorer
 
@@ -48,7 +48,7 @@ class ShapeTask:
         half: of the training part that labels and data come from: a, b or all.
         labels: how many labelled shapes controls may use; 0 for all.
         count_per_class: shapes of each class that are made of a procedural set.
-        predictor: folder of the controls' predictor; None where scorers are asked.
+        predictor: of the controls: shipped, by name, or a folder.
         aggregate, floor, workers, time_limit_s, launcher: see `ShapeReward`.
         seed: of the data.
 
@@ -68,7 +68,7 @@ class ShapeTask:
         half: str = "all",
         labels: int = 0,
         count_per_class: int = 50,
-        predictor: str | None = None,
+        predictor: str = DEFAULT,
         aggregate: str = "weighted_sum",
         floor: float | None = None,
         workers: int | None = None,
@@ -161,7 +161,7 @@ class ShapeTask:
         return []
 
     def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
-        """Learned predictors for `height_m` where a predictor is given, the scorers themselves for `height_m±0.01`."""
+        """Learned predictors for `height_m`, the scorers themselves for `height_m±0.01`; values from the data."""
         return [self._term(request) for request in requests]
 
     def _term(self, request: ControlRequest) -> ControlTerm:
@@ -170,11 +170,6 @@ class ShapeTask:
         if request.std is not None:
             predictor = MeasuredPredictor(self._measure(name), name, request.std)
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
-        if self._predictor is None:
-            raise InputError(
-                f"--control {request.name} needs --predictor FOLDER (train-predictor makes one), or the scorer itself, "
-                f"give or take: --control '{request.name}±{control.std / 5:.2g}'"
-            )
         own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
         if own is not None:
             return ControlTerm(control, own[0], outcomes, gamma=request.gamma, scale=own[1])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.diffusion import State
+from common.diffusion import DenoiserFunction, State
 from common.diffusion.model_file import load_weights
 from common.errors import InputError
 from common.training.fit import FitConfig, FitResult, learnable_count
@@ -133,6 +133,7 @@ def train(
     optimiser: OptimiserConfig,
     fit_config: FitConfig,
     resume: bool = False,
+    teacher: DenoiserFunction | None = None,
 ) -> FitResult:
     """`pretrain` on `shapes`, the training part of a data set."""
     n_classes = len(model.class_law)
@@ -148,8 +149,9 @@ def train(
         return hide_context(source, batch_config.class_dropout, (fit_config.seed, rank), start)
 
     return pretrain(
-        model, batches, directory, batch_config=batch_config, optimiser=optimiser, fit_config=fit_config, resume=resume
-    )
+        model, batches, directory, batch_config=batch_config, optimiser=optimiser, fit_config=fit_config, resume=resume,
+        teacher=teacher,
+    )  # fmt: skip
 
 
 def hide_context(batches: Iterable[State], share: float, seed: tuple[int, int], start: int) -> Iterator[State]:

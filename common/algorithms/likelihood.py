@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,11 @@ class Likelihood:
             raise InputError(f"got focus {self.focus}, expected (share in [0, 1], location, scale above 0)")
         if not 0 <= self.earliest < 1:
             raise InputError(f"got earliest {self.earliest}, expected a time from 0 to below 1")
+
+    @property
+    def weight_limit(self) -> float:
+        """`max_weight` as a number."""
+        return math.inf if self.max_weight is None else self.max_weight
 
     def loss(self, denoiser: Policy, batch: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss and the mean of each of its parts, for clean states.
@@ -86,8 +92,7 @@ class Likelihood:
         alpha, sigma = process.schedule.alpha_sigma(t)
         x_t = process.corrupt(batch.x, batch.mask, t, noise)
         x0_hat = denoiser(batch.replace(x=x_t), t)
-        limit = float("inf") if self.max_weight is None else self.max_weight
-        parts = denoiser.parameterisation.loss_parts(x0_hat, batch.x, batch.mask, alpha, sigma, limit)
+        parts = denoiser.parameterisation.loss_parts(x0_hat, batch.x, batch.mask, alpha, sigma, self.weight_limit)
         if weights is not None:
             parts = {name: weights * value for name, value in parts.items()}
         means = {name: value.mean() for name, value in parts.items()}

@@ -106,13 +106,14 @@ def read_targets(options: GenerationOptions, controls: Collection[str], find: Fi
             labels = condition.quantity.categories
             expected = f"{name}=NAME with one of {', '.join(labels)}" if labels else f"a value such as {name}=..."
             raise InputError(f"got --target '{condition.text}', expected {expected}")
-    if asked.rewards and not methods:
+    steering = [method for method in methods if method.needs_target]
+    if asked.rewards and not steering:
         own = f"its control inputs are {', '.join(controls)}" if controls else "it has no control inputs"
         raise InputError(
             f"the model cannot be asked for '{asked.rewards[0]}': {own}; --guidance smc steers any model, and finetune "
             "adds an input"
         )
-    if methods and not options.target:
+    if steering and not options.target:
         raise InputError("guidance needs to know where to; give --target")
     return asked
 
@@ -124,6 +125,7 @@ def guided(
     denoiser: DenoiserFunction,
     reward: AbstractContextManager[Reward] | None,
     log_weight: NoisyLogWeight | None = None,
+    weaker: DenoiserFunction | None = None,
 ) -> Iterator[GuidedSampler | None]:
     """The sampler under guidance, for as long as its reward's workers live; None without guidance."""
     from common.cli.guidance import guided_sampler
@@ -134,7 +136,7 @@ def guided(
     with nullcontext() if reward is None else reward as opened:
         if opened is not None:
             logger.info("reward: %s", opened)
-        yield guided_sampler(options, sampler, denoiser, reward=opened, log_weight=log_weight)
+        yield guided_sampler(options, sampler, denoiser, reward=opened, log_weight=log_weight, weaker=weaker)
 
 
 def generation_facts(

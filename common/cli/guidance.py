@@ -26,11 +26,14 @@ class GuidanceOptions(CommonOptions):
 
     guidance: list[str] = option(
         [], "how a model is steered to its --target without training, may be repeated, the innermost first: cfg, "
-        "classifier, reconstruction, training-free, and one of best-of-n, value-weighted, smc; each with settings of "
-        "its own, as in 'smc particles=16 tau=0.5'"
+        "classifier, reconstruction, training-free, and one of best-of-n, value-weighted, smc; or autoguidance, which "
+        "makes samples sounder; each with settings of its own, as in 'smc particles=16 tau=0.5'"
     )  # fmt: skip
     classifier: str | None = option(
         None, "predictor of noisy samples for --guidance classifier: a folder of train-classifier"
+    )
+    weaker: str | None = option(
+        None, "weaker model of the same data for --guidance autoguidance: name, model folder, or run directory"
     )
     guidance_scale: float | None = option(
         None, "strength: samples of p(x) exp(scale reward / tau); 0 is no guidance (default: 1)"
@@ -61,6 +64,7 @@ def guided_sampler(
     *,
     reward: Reward | None = None,
     log_weight: NoisyLogWeight | None = None,
+    weaker: DenoiserFunction | None = None,
 ) -> GuidedSampler:
     """A sampler with the methods that were asked for; see `common.guidance.build_guided_sampler`.
 
@@ -68,7 +72,9 @@ def guided_sampler(
     """
     from common.guidance import build_guided_sampler
 
-    return build_guided_sampler(options.guidance_methods(), sampler, denoiser, reward=reward, log_weight=log_weight)
+    return build_guided_sampler(
+        options.guidance_methods(), sampler, denoiser, reward=reward, log_weight=log_weight, weaker=weaker
+    )
 
 
 class GuidedModel(Protocol):
@@ -83,6 +89,51 @@ class GuidedModel(Protocol):
     def device(self) -> torch.device:
         """Where its weights are."""
         ...
+
+
+class DenoisingModel(GuidedModel, Protocol):
+    """A domain's model that denoises."""
+
+    @property
+    def denoiser(self) -> DenoiserFunction:
+        """(state_t, t) -> x0_hat."""
+        ...
+
+
+# (name or folder, device) -> model.
+LoadModel = Callable[[str, "torch.device | str"], DenoisingModel]
+
+
+def weaker_denoiser(options: GuidanceOptions, model: GuidedModel, load: LoadModel) -> DenoiserFunction | None:
+    """The denoiser of `--weaker`; None where no guidance by one is asked for.
+
+    Args:
+        options: with guidance.
+        model: what is guided.
+        load: of the domain.
+
+    Raises:
+        InputError: no weaker model, or one of other states.
+    """
+    asked = any(method.name == "autoguidance" for method in options.guidance_methods())
+    if options.weaker is None:
+        if asked:
+            raise InputError("guidance 'autoguidance' needs --weaker MODEL, a model of the same data that learnt less")
+        return None
+    if not asked:
+        raise InputError("got --weaker without --guidance autoguidance")
+    return denoiser_like(model.description, options.weaker, load, model.device)
+
+
+def denoiser_like(
+    description: Mapping[str, Any], name: str, load: LoadModel, device: torch.device | str
+) -> DenoiserFunction:
+    """The denoiser of another model, on `device`; an `InputError` if its states are not those of a `description`."""
+    from common.diffusion.model_file import check_states
+
+    other = load(name, device)
+    check_states(description, other.description, name, "take one with the same codec and schedule")
+    return other.denoiser
 
 
 def classifier_weight(

@@ -13,6 +13,8 @@ from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
+    from common.cli.guidance import LoadModel
+    from common.diffusion import DenoiserFunction
     from common.training.fit import FitConfig, FitResult
     from common.training.optimiser import OptimiserConfig
     from common.training.pretrain import BatchConfig
@@ -111,12 +113,47 @@ class TrainingOptions(ParallelRunOptions):
         None, "[share, location, scale]: draw this share of the times from a logit-normal law"
     )
     init_from: str | None = option(None, "start from the weights of this model (name or folder)")
+    teacher: str | None = option(None, "learn the answers of this model (name or folder) on noised data, not the data")
+    weaker: str | None = option(None, "guide the teacher away from this weaker model, by autoguidance")
+    autoguidance: dict = option({}, "settings of it: scale, active_from, active_to")
 
     def check(self) -> None:
         """See `LongRunOptions.check`."""
         super().check()
         if self.accumulate < 1:
             raise InputError(f"got --accumulate {self.accumulate}, expected at least 1")
+        for name, needed in (("weaker", "teacher"), ("autoguidance", "weaker")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise InputError(f"got --{name} without --{needed}")
+
+    def teacher_facts(self) -> dict[str, Any]:
+        """What `model.json` says of the teacher; nothing without one."""
+        if self.teacher is None:
+            return {}
+        guide = {"weaker": self.weaker, **self.autoguidance} if self.weaker else {}
+        return {"teacher": {"model": self.teacher, **guide}}
+
+    def load_teacher(self, description: Mapping[str, Any], load: LoadModel) -> DenoiserFunction | None:
+        """The teacher of a model with this description, on the device of the run; None without one.
+
+        Raises:
+            InputError: teacher or weaker model have other states, or unusable settings.
+        """
+        from common.cli.doctor import pick_device
+        from common.cli.guidance import denoiser_like
+        from common.guidance.autoguidance import Autoguidance
+        from common.named import build
+
+        if self.teacher is None:
+            return None
+        device = pick_device(self.device)
+        if device == "cuda":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        teacher = denoiser_like(description, self.teacher, load, device)
+        if self.weaker is None:
+            return teacher
+        weaker = denoiser_like(description, self.weaker, load, device)
+        return build(Autoguidance, {**self.autoguidance, "weaker": weaker}, "autoguidance")(teacher)
 
     def batch_config(self) -> BatchConfig:
         """What the options say of one step."""

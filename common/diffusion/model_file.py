@@ -20,6 +20,8 @@ from common.named import build_named
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+# What of a model's description decides its noisy states.
+STATES = ("codec", "schedule", "space")
 
 
 def save_model(directory: Path, weights: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
@@ -80,6 +82,23 @@ def read_weights(directory: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path} is not a safetensors file ({error}); a pickle is refused, whatever its name"
         ) from error
+
+
+def check_states(model: Mapping[str, Any], other: Mapping[str, Any], source: str, remedy: str) -> None:
+    """Raise `InputError` where two descriptions mean other noisy states.
+
+    Args:
+        model: description of the model whose states are given.
+        other: that of what is to see them.
+        source: of the other, for the message.
+        remedy: what to do about it.
+    """
+    for key in STATES:
+        # As JSON has it: tuples and lists are the same.
+        if json.dumps(other[key], sort_keys=True) != json.dumps(model[key], sort_keys=True):
+            raise InputError(
+                f"{source} was trained on states of another {key} than those of '{model.get('name')}'; {remedy}"
+            )
 
 
 def build_denoiser(

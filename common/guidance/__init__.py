@@ -4,6 +4,7 @@ A guidance takes a denoiser and gives one, so that guidances nest; a selector ch
 Rewards tilt: scale and tau stand for p(x_0) exp(scale r(x_0) / tau) / Z in all of them, each with its bias.
 """
 
+from common.guidance.autoguidance import Autoguidance
 from common.guidance.best_of_n import BestOfN
 from common.guidance.classifier import Classifier, NoisyLikelihood, NoisyLogWeight
 from common.guidance.classifier_free import ClassifierFree, null_of
@@ -19,6 +20,7 @@ from common.guidance.value_weighted import ValueWeighted
 __all__ = [
     "GUIDANCES",
     "SELECTORS",
+    "Autoguidance",
     "BestOfN",
     "Classifier",
     "ClassifierFree",

@@ -32,6 +32,7 @@ class GuidedSampler:
             denoiser, so that tilts multiply.
         selector: chooses among particles of the guided chain, whose law it tilts.
         counted: what counts the calls of rewards and predictors in the guidances and the selector.
+        denoisers: what counts the evaluations of further denoisers in the guidances.
 
     Attributes:
         last: what the last call of `sample` selected; None without a selector.
@@ -46,6 +47,7 @@ class GuidedSampler:
         guidances: Sequence[Guidance] = (),
         selector: Selector | None = None,
         counted: Sequence[Counted | CountedReward] = (),
+        denoisers: Sequence[Counted] = (),
     ) -> None:
         if selector is not None and selector.needs_noise and sampler.noise_scale == 0:
             raise InputError(
@@ -56,7 +58,7 @@ class GuidedSampler:
         self.guidances = tuple(guidances)
         self.selector = selector
         self.last: Selected | None = None
-        self._counted = tuple(counted)
+        self._counted, self._denoisers = tuple(counted), tuple(denoisers)
         self._evaluations = 0
 
     @property
@@ -67,7 +69,8 @@ class GuidedSampler:
     @property
     def cost(self) -> Cost:
         """Of all samples so far."""
-        return Cost(sum(counted.evaluations for counted in self._counted), self._evaluations)
+        further = sum(counted.evaluations for counted in self._denoisers)
+        return Cost(sum(counted.evaluations for counted in self._counted), self._evaluations + further)
 
     @torch.no_grad()
     def sample(

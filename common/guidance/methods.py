@@ -9,6 +9,7 @@ from typing import Any
 from common.cost import Counted, CountedReward
 from common.diffusion import DenoiserFunction, Sampler
 from common.errors import InputError
+from common.guidance.autoguidance import Autoguidance
 from common.guidance.best_of_n import BestOfN
 from common.guidance.classifier import Classifier, NoisyLogWeight
 from common.guidance.classifier_free import ClassifierFree, null_of
@@ -23,6 +24,7 @@ from common.rewards import Reward
 
 # Functions from denoiser to denoiser.
 GUIDANCES: dict[str, Callable[..., Guidance]] = {
+    "autoguidance": Autoguidance,
     "cfg": ClassifierFree,
     "classifier": Classifier,
     "reconstruction": Reconstruction,
@@ -88,7 +90,12 @@ class Method:
     @property
     def needs_reward(self) -> bool:
         """Whether it asks a reward of clean states."""
-        return "reward" in {one.name for one in fields({**GUIDANCES, **SELECTORS}[self.name])}  # type: ignore[arg-type]
+        return "reward" in _fields(self.name)
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether it steers to something that is asked for; `autoguidance` does not."""
+        return "weaker" not in _fields(self.name)
 
     @property
     def selects(self) -> bool:
@@ -123,6 +130,7 @@ def build_guided_sampler(
     *,
     reward: Reward | None = None,
     log_weight: NoisyLogWeight | None = None,
+    weaker: DenoiserFunction | None = None,
 ) -> GuidedSampler:
     """A sampler with these methods; one of scale 0 is left out.
 
@@ -130,8 +138,9 @@ def build_guided_sampler(
         methods: guidances, the first nearest to the denoiser, and at most one selector.
         sampler: draws the chains.
         denoiser: the model's, which knows how nothing is asked of it.
-        reward: of clean states; needed by all but `cfg` and `classifier`.
+        reward: of clean states; needed by all but `cfg`, `classifier` and `autoguidance`.
         log_weight: of noisy states; needed by `classifier`.
+        weaker: model of the same states; needed by `autoguidance`.
 
     Raises:
         InputError: something that a method needs is missing, unusable settings, or two selectors.
@@ -145,20 +154,33 @@ def build_guided_sampler(
         "reward": None if reward is None else CountedReward(reward),
         "log_weight": None if log_weight is None else Counted(log_weight),
     }
-    parts = {**counted, "process": sampler.process, "null": null_of(denoiser)}
+    others = {"weaker": None if weaker is None else Counted(weaker)}
+    parts = {**counted, **others, "process": sampler.process, "null": null_of(denoiser)}
     selector = next((_build(method, parts, SELECTORS) for method in active if method.selects), None)
     guidances = [_build(method, parts, GUIDANCES) for method in active if not method.selects]
-    return GuidedSampler(sampler, guidances, selector, [count for count in counted.values() if count is not None])
+    return GuidedSampler(
+        sampler, guidances, selector, [count for count in counted.values() if count is not None],
+        [count for count in others.values() if count is not None],
+    )  # fmt: skip
 
 
 def _build(method: Method, parts: Mapping[str, Any], table: Mapping[str, Callable[..., Any]]) -> Any:
     names = [one.name for one in fields(table[method.name]) if one.init and one.name in parts]  # type: ignore[arg-type]
-    needs = {"reward": "a reward, such as a target", "log_weight": "a predictor of noisy states"}
+    needs = {
+        "reward": "a reward, such as a target",
+        "log_weight": "a predictor of noisy states",
+        "weaker": "a weaker model of the same states",
+    }
     for name in names:
         if parts[name] is None:
             raise InputError(f"guidance '{method.name}' needs {needs[name]}")
     given = {**{name: parts[name] for name in names}, **method.settings}
     return build(table[method.name], given, f"guidance '{method.name}'")
+
+
+def _fields(name: str) -> set[str]:
+    """What the class of a method is made of."""
+    return {one.name for one in fields({**GUIDANCES, **SELECTORS}[name])}  # type: ignore[arg-type]
 
 
 def _numbers(factory: Callable[..., Any]) -> dict[str, str]:

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from common.diffusion import Denoiser, State
 from common.diffusion.control import Control, ControlledDenoiser, Predicted, without_adapters
-from common.diffusion.model_file import DESCRIPTION, load_weights, model_directory, read_description, read_model
+from common.diffusion.model_file import (
+    DESCRIPTION,
+    STATES,
+    check_states,
+    load_weights,
+    model_directory,
+    read_description,
+    read_model,
+)
 from common.errors import InputError
 from common.named import build, build_named
 from common.predictors.predictor import standardised
@@ -110,10 +118,6 @@ class LookingAtClean:
         return self.predictor(state, torch.full((len(state),), CLEAN_TIME, device=state.x.device))
 
 
-# What of a model's description decides its noisy states.
-_STATES = ("codec", "schedule", "space")
-
-
 def begin_noisy_predictor(
     model: Mapping[str, Any], denoiser: Denoiser | ControlledDenoiser, control: Control, typical_size: float
 ) -> tuple[NoisyPredictor, dict[str, Any]]:
@@ -135,7 +139,7 @@ def begin_noisy_predictor(
         "network": model["network"],
         "control": asdict(control),
         "typical_size": typical_size,
-        "states": {key: model[key] for key in _STATES},
+        "states": {key: model[key] for key in STATES},
     }
     return NoisyPredictor(network, control, typical_size), description
 
@@ -189,12 +193,7 @@ def load_noisy_predictor(
         InputError: there is none, or one that was trained on states of another kind.
     """
     description, weights = read_model(directory, _domain(model["domain"]))
-    for key in _STATES:
-        if description["states"][key] != model[key]:
-            raise InputError(
-                f"{directory} was trained on states of another {key} than those of '{model.get('name')}'; train one "
-                "for this model with train-classifier"
-            )
+    check_states(model, description["states"], str(directory), "train one for this model with train-classifier")
     predictor = NoisyPredictor(
         build_named(description["network"], networks, "network"),
         build(Control, description["control"], "control"),

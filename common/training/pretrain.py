@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.algorithms.latent_pretraining import pretraining
+from common.algorithms.algorithm import Algorithm
+from common.algorithms.distillation import Distillation
+from common.algorithms.latent_pretraining import LatentPretraining, pretraining
 from common.algorithms.likelihood import Likelihood
+from common.diffusion import DenoiserFunction
+from common.errors import InputError
 from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit, learnable_count
 from common.training.module import BatchSource
@@ -51,8 +55,9 @@ def pretrain(
     fit_config: FitConfig,
     resume: bool = False,
     measure: Measure | None = None,
+    teacher: DenoiserFunction | None = None,
 ) -> FitResult:
-    """Train `model` by the denoising loss; it ends with averaged weights, and so does `directory/model`.
+    """Train `model` by the denoising loss, or by a teacher; it ends with averaged weights, as does `directory/model`.
 
     Args:
         model: untrained, or what training starts from.
@@ -61,14 +66,20 @@ def pretrain(
         batch_config, optimiser, fit_config: see there.
         resume: go on from the checkpoint in `directory`.
         measure: quality of the averaged denoiser, every `fit_config.measure_every` steps.
+        teacher: of the same states; the model learns its answers on noised data, see `Distillation`.
 
     Raises:
         InputError: unusable configuration or data.
     """
     likelihood = Likelihood(batch_config.timesteps, batch_config.max_weight, batch_config.focus)
+    algorithm: Algorithm = pretraining(model.denoiser.network, likelihood)
+    if teacher is not None:
+        if isinstance(algorithm, LatentPretraining):
+            name = type(model.denoiser.network).__name__
+            raise InputError(f"{name} learns latents of its own, which no teacher knows; leave the teacher out")
+        algorithm = Distillation(teacher, likelihood)
     result = fit(
-        model.denoiser, pretraining(model.denoiser.network, likelihood), optimiser, batches, fit_config, directory,
-        resume=resume, measure=measure,
+        model.denoiser, algorithm, optimiser, batches, fit_config, directory, resume=resume, measure=measure
     )  # fmt: skip
     model.description = {
         **model.description,

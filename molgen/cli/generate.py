@@ -20,7 +20,7 @@ from common.cli.generation import (
     read_targets,
     sample_in_parts,
 )
-from common.cli.guidance import classifier_weight
+from common.cli.guidance import classifier_weight, weaker_denoiser
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
@@ -85,6 +85,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
     reward = _reward(options, asked, model)
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)
+    weaker = weaker_denoiser(options, model, load_pretrained)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -99,7 +100,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    with guided(options, sampler, model.denoiser, reward, log_weight) as guide:
+    with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
         samples, missing = _sample(options, model, asked.inputs, law, guide, directory)
     seconds = time.monotonic() - started
     evaluation = judge(

@@ -31,6 +31,7 @@ class TrainOptions(TrainingOptions):
 def run(options: TrainOptions) -> dict[str, Any]:
     """Train and write the model."""
     from molgen.data.sources import load_data, split_data
+    from molgen.pretrained import load_pretrained
     from molgen.train import ModelConfig, new_model, train
 
     # Everything that can be wrong with the request comes before the folder is made.
@@ -44,14 +45,15 @@ def run(options: TrainOptions) -> dict[str, Any]:
         ModelConfig(options.network, options.parameterisation, options.schedule, options.codec, options.sampler),
         name=options.name or f"{Path(options.data).stem}-{options.network.get('name', '?')}",
         seed=options.seed,
-        facts={"data": options.data, "data_hash": digest, "task": "unconditional"},
+        facts={"data": options.data, "data_hash": digest, "task": "unconditional", **options.teacher_facts()},
         init_from=options.init_from,
     )
+    teacher = options.load_teacher(model.description, load_pretrained)
 
     def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
         result = train(
             model, molecules, directory, batch_config=options.batch_config(), optimiser=optimiser, fit_config=config,
-            resume=options.resume, measure_samples=options.measure_samples,
+            resume=options.resume, measure_samples=options.measure_samples, teacher=teacher,
         )  # fmt: skip
         return model.description["training"], result
 

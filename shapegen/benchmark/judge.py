@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.metrics import Metric, proportion
 from common.rewards import Category, Condition, Quantity, Range, Target, find_quantity, parse
 from common.workers import Failure
-from shapegen.benchmark.measure import PIECES, measure_many
+from shapegen.benchmark.measure import DROPS, PIECES, measure_many
 from shapegen.data.files import read_shapes
 from shapegen.data.shapes import METRES, UNITLESS, ShapeSet
 from shapegen.data.sources import load_data, split_data
@@ -29,6 +29,7 @@ from shapegen.metrics.distances import distance_matrix, distance_pool
 from shapegen.metrics.protocols import Protocol
 from shapegen.metrics.report import MIN_SHAPES, evaluate
 from shapegen.results import RAW_SAMPLES
+from shapegen.rewards.table import REWARDS
 
 KEPT_METRICS = (
     "1nna_cd_percent", "cov_cd_percent", "mmd_cd", "1nna_emd_percent", "novelty_percent", "uniqueness_percent",
@@ -51,7 +52,7 @@ _QUANTITIES = tuple(
         aliases=() if label.column("m") == label.name else (label.name,),
     )
     for label in LABELS.values()
-)
+) + tuple(REWARDS[name] for name in DROPS)
 
 
 class ShapeJudge:
@@ -121,7 +122,7 @@ class ShapeJudge:
         metric = shapes.unit in METRES
         in_metres = shapes.in_unit("m") if metric else shapes
         found = measure_many(list(in_metres.points), "m" if metric else UNITLESS, self._workers)
-        columns = [*(label.column("m" if metric else UNITLESS) for label in LABELS.values()), PIECES]
+        columns = [*(label.column("m" if metric else UNITLESS) for label in LABELS.values()), *DROPS, PIECES]
         values = {
             column: np.array([np.nan if isinstance(one, Failure) else one[column] for one in found], dtype=np.float64)
             for column in columns

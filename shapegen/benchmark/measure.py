@@ -11,19 +11,26 @@ from common.workers import Failure, WorkerPool, available_cores
 from shapegen.families.labels import shape_labels
 from shapegen.geometry.meshes import inspect
 from shapegen.geometry.reconstruction import reconstruct
+from shapegen.rewards.body import DROP_STABLE, DROP_TILT, Body, dropped
 
 _TIME_LIMIT_S = 600.0
 PIECES = "pieces"
+# Columns of a drop; NaN where there is none.
+DROPS = (DROP_STABLE, DROP_TILT)
 
 
 def measure(item: tuple[np.ndarray, str]) -> dict[str, float]:
-    """In a worker: labels and number of `pieces` of the mesh of (points (P, 3), unit `m` or `unitless`)."""
+    """In a worker: labels, drop and number of `pieces` of the mesh of (points (P, 3), unit `m` or `unitless`)."""
     points, unit = item
-    mesh = reconstruct(points).mesh
-    report = inspect(mesh)
+    made = reconstruct(points)
+    report = inspect(made.mesh)
     if not report.watertight:
         raise InputError("the reconstructed mesh is not closed")
-    return {**shape_labels(mesh, unit), PIECES: float(report.components)}
+    fall = dropped(Body(made.mesh, made.foot))
+    values = shape_labels(made.mesh, unit, made.foot) | dict.fromkeys(DROPS, np.nan)
+    if isinstance(fall, dict):
+        values |= fall
+    return {**values, PIECES: float(report.components)}
 
 
 def measure_many(

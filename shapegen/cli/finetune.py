@@ -24,6 +24,7 @@ def run(options: ShapeFinetuneOptions) -> dict[str, Any]:
     from common.cli.doctor import pick_device
     from common.workers import choose_workers
     from shapegen.finetune import ShapeTask
+    from shapegen.predictors import DEFAULT
     from shapegen.pretrained import load_pretrained
 
     options.check()
@@ -32,8 +33,9 @@ def run(options: ShapeFinetuneOptions) -> dict[str, Any]:
     task = ShapeTask(
         load_pretrained(options.base, device), points=options.points, class_name=options.class_name,
         data=options.data, data_folder=options.data_folder, half=options.half, labels=options.labels,
-        count_per_class=options.count_per_class, predictor=options.predictor, aggregate=options.aggregate,
-        floor=options.floor, workers=workers, time_limit_s=options.time_limit, launcher=launcher, seed=options.seed,
+        count_per_class=options.count_per_class, predictor=options.predictor or DEFAULT,
+        aggregate=options.aggregate, floor=options.floor, workers=workers, time_limit_s=options.time_limit,
+        launcher=launcher, seed=options.seed,
     )  # fmt: skip
     try:
         return run_finetune(options, "shapegen", task, device)

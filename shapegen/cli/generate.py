@@ -20,7 +20,7 @@ from common.cli.generation import (
     read_targets,
     sample_in_parts,
 )
-from common.cli.guidance import classifier_weight
+from common.cli.guidance import classifier_weight, weaker_denoiser
 from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
@@ -68,6 +68,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
     reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)
+    weaker = weaker_denoiser(options, model, load_pretrained)
     name = str(model.description.get("name", Path(options.model).name))
     directory = RunDirectory.create(
         options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
@@ -82,7 +83,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         training_data=model.description.get("data"),
     )
     started = time.monotonic()
-    with guided(options, sampler, model.denoiser, reward, log_weight) as guide:
+    with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
         shapes = _sample(options, model, class_name, asked.inputs, guide, directory)
     facts = generation_facts(options, sampler, guide, len(shapes), time.monotonic() - started)
     write_samples(directory.path, shapes, device)

@@ -14,7 +14,7 @@ _AIMS = """aims:     height=0.12±0.01 (or +-)   volume<2e-4   1<aspect_ratio<2 
 filters:  require components=1   require drop_stable   forbid watertight
 weights:  height=0.12±0.01 weight 2     several: joined by commas, or --reward again
 given:    maximise closeness(partial.ply)   (a cloud or mesh in the unit of the shapes, Z up)
-learned:  predicted_volume(FOLDER)<2e-4   (a predictor of yours, from `shapegen train-predictor`)
+learned:  predicted_volume<2e-4           (a network that ships, of procedural shapes; predicted_volume(FOLDER): yours)
 yours:    my_score.py:score   (list of trimesh.PointCloud -> list of float or None; larger is better;
           score.takes = "mesh" for trimesh.Trimesh, "tensor" for one torch tensor (B, N, 3))
 points:   estimated from points, with gradients; exact where the shape is a mesh. mesh: of points, a mesh is made"""

@@ -102,6 +102,7 @@ def _train(
     optimiser: OptimiserConfig,
     batch_config: ShapeBatchConfig,
 ) -> dict[str, Any]:
+    from shapegen.pretrained import load_pretrained
     from shapegen.train import ModelConfig, new_model, train
 
     digest = shapes.digest()
@@ -115,15 +116,16 @@ def _train(
         seed=options.seed,
         facts={
             "data": options.data, "data_options": data_options, "data_hash": digest,
-            "task": "class" if options.class_conditional else "none",
+            "task": "class" if options.class_conditional else "none", **options.teacher_facts(),
         },
         init_from=options.init_from,
     )  # fmt: skip
+    teacher = options.load_teacher(model.description, load_pretrained)
 
     def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
         result = train(
             model, shapes, directory, batch_config=batch_config, optimiser=optimiser, fit_config=config,
-            resume=options.resume,
+            resume=options.resume, teacher=teacher,
         )  # fmt: skip
         return model.description["training"], result
 

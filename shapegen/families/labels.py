@@ -96,7 +96,7 @@ def columns(unit: str = "m") -> tuple[str, ...]:
     return tuple(label.column(unit) for label in LABELS.values())
 
 
-def shape_labels(mesh: trimesh.Trimesh, unit: str = "m") -> dict[str, float]:
+def shape_labels(mesh: trimesh.Trimesh, unit: str = "m", foot: float = 0.0) -> dict[str, float]:
     """All labels of a mesh, column -> value.
 
     What only a closed mesh has is NaN where the mesh is open, inside out, or encloses nothing.
@@ -104,6 +104,7 @@ def shape_labels(mesh: trimesh.Trimesh, unit: str = "m") -> dict[str, float]:
     Args:
         mesh: vertices in metres, or in an unknown unit.
         unit: `m` or `unitless`.
+        foot: see `stability_margin`.
     """
     width, depth, height = np.ptp(mesh.vertices, axis=0)
     found = {
@@ -116,11 +117,11 @@ def shape_labels(mesh: trimesh.Trimesh, unit: str = "m") -> dict[str, float]:
         "symmetry_error": symmetry_error(mesh),
     }
     if mesh.is_watertight and mesh.is_winding_consistent:
-        found |= _solid_labels(mesh, (width, depth, height))
+        found |= _solid_labels(mesh, (width, depth, height), foot)
     return {label.column(unit): float(found.get(label.name, np.nan)) for label in LABELS.values()}
 
 
-def _solid_labels(mesh: trimesh.Trimesh, extents: tuple[float, float, float]) -> dict[str, float]:
+def _solid_labels(mesh: trimesh.Trimesh, extents: tuple[float, float, float], foot: float) -> dict[str, float]:
     volume, centre, inertia = mass_properties(mesh.triangles)
     if not volume > 0:
         return {}
@@ -128,7 +129,7 @@ def _solid_labels(mesh: trimesh.Trimesh, extents: tuple[float, float, float]) ->
     # The covariance has the axes of the inertia tensor: C = (trace(I) / 2 - I) / V.
     spread = np.maximum(np.sort(moments.sum() / 2 - moments)[::-1], 1e-300)
     floor = mesh.vertices[:, 2].min()
-    margin = stability_margin(mesh.vertices, centre)
+    margin = stability_margin(mesh.vertices, centre, foot)
     rise = centre[2] - floor
     return {
         "volume": volume,
@@ -198,19 +199,20 @@ def symmetry_error(mesh: trimesh.Trimesh) -> float:
     return float(distances.mean() / np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
 
 
-def stability_margin(vertices: np.ndarray, centre: np.ndarray) -> float:
+def stability_margin(vertices: np.ndarray, centre: np.ndarray, foot: float = 0.0) -> float:
     """How far the centre of mass lies inside the foot, both seen from above; negative where it is outside.
 
-    The foot is the convex hull of the vertices (V, 3) that lie within 0.5 % of the height above the lowest one. A foot
+    What it stands on is the convex hull of the vertices (V, 3) that lie within 0.5 % of the height above the lowest
+    one, or within the length `foot` where that is more: meshes reconstructed from points have uneven undersides. A hull
     that is a point or a line has no inside: the margin is then zero at best.
     """
     heights = vertices[:, 2] - vertices[:, 2].min()
-    foot = MultiPoint(vertices[heights <= _FOOT_SHARE * heights.max(), :2]).convex_hull
+    hull = MultiPoint(vertices[heights <= max(_FOOT_SHARE * heights.max(), foot), :2]).convex_hull
     point = Point(centre[:2])
-    if isinstance(foot, Polygon):
-        distance = foot.exterior.distance(point)
-        return float(distance if foot.contains(point) else -distance)
-    return -float(foot.distance(point))
+    if isinstance(hull, Polygon):
+        distance = hull.exterior.distance(point)
+        return float(distance if hull.contains(point) else -distance)
+    return -float(hull.distance(point))
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -85,8 +85,8 @@ def drop(
         mesh: any unit; simulated with its longest side at 1 m.
         up: which axis of the mesh points up.
         foot: what lies at most so high above the lowest point, in the unit of the mesh, is pressed flat onto the floor;
-            at most a fifth of the height. Undersides of meshes reconstructed from points are bumpy by about a grid
-            cell (`Reconstruction.cell`), enough to topple a tall shape that stands firmly.
+            at most a fifth of the height. Undersides of meshes reconstructed from points are uneven
+            (`Reconstruction.foot`), enough to topple a tall shape that stands firmly.
         nudge_deg: initial lean, towards x and y alike, so that a balance on a tip isn't taken for standing.
         duration_s: simulated time at most.
 

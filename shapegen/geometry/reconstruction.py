@@ -38,6 +38,9 @@ _BRIDGE_SPACINGS = 2.5
 _ACCEPTED_BRIDGES = 0.005
 # Parts below this share of the volume are bubbles of the field, not parts of the shape.
 _MIN_PART_SHARE = 1e-3
+# A flat underside comes out uneven by so many cells. 39 solids, 2,048 points each: the tip angle is then right to
+# 1.0 degree (median), where it is wrong by 7 with the foot of an exact mesh, and by 2.3 with one cell.
+_FOOT_CELLS = 2.0
 # Sobol points in the box, a power of 2.
 _SAMPLES = 32_768
 _TIME_LIMIT_S = 600.0
@@ -68,6 +71,11 @@ class Reconstruction:
     bubbles: int
     bridged: float
     occupancy: float
+
+    @property
+    def foot(self) -> float:
+        """What lies so high above the lowest point stands on the floor, in the unit of the points."""
+        return _FOOT_CELLS * self.cell
 
 
 def reconstruct(

@@ -20,8 +20,9 @@ from shapegen.data.shapes import METRES
 from shapegen.predictors.point_set import PointSet
 
 NETWORKS = {"point_set": PointSet}
-# The predictors that ship with the package.
+# The predictors that ship with the package, and the one that `predicted_volume` means.
 PREDICTORS = ModelStore(Path(__file__).parents[1] / "pretrained" / "predictors")
+DEFAULT = "procedural-point_set"
 
 
 @dataclass(frozen=True)

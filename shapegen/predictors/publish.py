@@ -13,6 +13,8 @@ from shapegen.predictors import PREDICTORS, load_predictor
 
 LIMITS = """
 - It was shown clean shapes of its training classes, upright and facing the viewer, with little noise on the points.
+- It is best at the number of points that it was trained with (`--points` above); with eight times as many, volumes and
+  areas come out a few percent high.
 - Its standard deviations do not know how far a shape is from those.
 - A generator that is trained to please it finds its mistakes. Judge by the reconstructed mesh.
 """

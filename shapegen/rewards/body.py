@@ -29,21 +29,22 @@ class Body:
 
     Attributes:
         mesh: in metres, or in an unknown unit.
-        cell: edge of the grid cells that a reconstructed mesh is made of, in the same unit; 0 for a mesh of its own.
+        foot: what lies so high above the lowest point stands on the floor (`Reconstruction.foot`); 0 for a mesh of its
+            own.
     """
 
     mesh: trimesh.Trimesh
-    cell: float = 0.0
+    foot: float = 0.0
 
     @classmethod
-    def of_arrays(cls, vertices: np.ndarray, faces: np.ndarray, cell: float = 0.0) -> Body:
+    def of_arrays(cls, vertices: np.ndarray, faces: np.ndarray, foot: float = 0.0) -> Body:
         """From vertices (V, 3) and faces (F, 3)."""
-        return cls(trimesh.Trimesh(vertices, faces, process=False), cell)
+        return cls(trimesh.Trimesh(vertices, faces, process=False), foot)
 
     @cached_property
     def labels(self) -> dict[str, float]:
         """The values of all labels by their names; NaN where the mesh has none."""
-        values = shape_labels(self.mesh, "unitless")
+        values = shape_labels(self.mesh, "unitless", self.foot)
         return {label.name: values[label.column("unitless")] for label in LABELS.values()}
 
 
@@ -92,7 +93,7 @@ def dropped(body: Body) -> dict[str, float] | Failure:
     """`DROP_STABLE` and `DROP_TILT` of a drop in the physics engine."""
     try:
         check_mesh(body.mesh)
-        result = drop(body.mesh, foot=body.cell)
+        result = drop(body.mesh, foot=body.foot)
     except InputError as error:
         return Failure("cannot be dropped", str(error))
     return {DROP_STABLE: float(result.stable), DROP_TILT: result.tilt_deg}

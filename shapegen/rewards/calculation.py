@@ -26,12 +26,12 @@ class Triangles:
     Attributes:
         vertices: (V, 3), Z up.
         faces: (F, 3).
-        cell: as in `body.Body`.
+        foot: as in `body.Body`.
     """
 
     vertices: np.ndarray
     faces: np.ndarray
-    cell: float = 0.0
+    foot: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def calculate(item: Item) -> Triangles | Scores | Failure:
     """A worker's task. A `Failure` in the place of a dict counts for all columns of the item."""
     if isinstance(item, CloudItem):
         return _reconstructed(item.points)
-    body = Body.of_arrays(item.mesh.vertices, item.mesh.faces, item.mesh.cell)
+    body = Body.of_arrays(item.mesh.vertices, item.mesh.faces, item.mesh.foot)
     if isinstance(item, DropItem):
         values = dropped(body)
         return values if isinstance(values, Failure) else {name: as_score(value) for name, value in values.items()}
@@ -119,4 +119,4 @@ def _reconstructed(points: np.ndarray) -> Triangles | Failure:
         made = reconstruct(points)
     except InputError as error:
         return Failure("no surface", str(error))
-    return Triangles(np.asarray(made.mesh.vertices), np.asarray(made.mesh.faces, np.int32), made.cell)
+    return Triangles(np.asarray(made.mesh.vertices), np.asarray(made.mesh.faces, np.int32), made.foot)

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from common.diffusion import State
-from common.errors import InputError
 from common.predictors import PropertyFunction, find_output, read_predictor
 from common.predictors.predictor import Output
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.shapes import METRES
-from shapegen.predictors import PREDICTORS, load_predictor
+from shapegen.predictors import DEFAULT, PREDICTORS, load_predictor
 from shapegen.rewards.cloud import Cloud
 
 PREFIX = "predicted_"
@@ -54,14 +53,13 @@ class PredictedProperty:
 
 
 def find_predicted(name: str, argument: str | None) -> tuple[Output, str, PredictedProperty]:
-    """What `predicted_NAME(FOLDER)` means: the output, the name of the predictor, and its values.
+    """What `predicted_NAME(FOLDER)` means, or `predicted_NAME` by the shipped predictor: the output, the name of the
+    predictor, and its values.
 
     Raises:
-        InputError: no predictor was named, there is none such, or it does not predict that number.
+        InputError: there is no such predictor, or it does not predict that number.
     """
-    if not argument:
-        raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
-    folder = PREDICTORS.find(argument)
+    folder = PREDICTORS.find(DEFAULT if argument is None else argument)
     outputs, description = read_predictor(folder, "shapegen")
     columns = [output.name for output in outputs]
     output = outputs[find_output(outputs, name.removeprefix(PREFIX), columns)]

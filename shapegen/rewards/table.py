@@ -263,7 +263,8 @@ def _with_argument(scorer: Scorer, argument: str | None) -> Scorer:
 def _predicted(name: str, argument: str | None) -> Scorer:
     output, source, values = predicted.find_predicted(name, argument)
     return Scorer(
-        name=f"{predicted.PREFIX}{output.name}({argument})", unit=output.unit, argument=argument or "",
+        name=predicted.PREFIX + output.name + ("" if argument is None else f"({argument})"),
+        unit=output.unit, argument=argument or "",
         description=f"{output.name}, predicted by {source}", trained_on=(output.low, output.high),
         place=Place.POINTS, on_cloud=values,
     )  # fmt: skip

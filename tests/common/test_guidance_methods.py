@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.guidance import (
     GUIDANCES,
     SELECTORS,
+    Autoguidance,
     BestOfN,
     Classifier,
     ClassifierFree,
@@ -56,8 +57,8 @@ def test_methods_are_read_with_their_settings():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("smcc", r"did you mean 'smc'.*expected one of cfg, classifier"),
-        ("", "expected one of cfg"),
+        ("smcc", r"did you mean 'smc'.*expected one of autoguidance, cfg"),
+        ("", "expected one of autoguidance"),
         ("smc partcles=4", r"did you mean 'particles'"),
         ("smc particles", "expected NAME=NUMBER"),
         ("smc particles=four", "expected a whole number"),
@@ -72,9 +73,9 @@ def test_mistakes_are_named(text, message):
 
 
 def test_each_name_builds_its_method():
-    parts = {"reward": REWARD, "log_weight": lambda state, t: state.x.sum(dim=(1, 2))}
+    parts = {"reward": REWARD, "log_weight": lambda state, t: state.x.sum(dim=(1, 2)), "weaker": denoiser}
     kinds = {
-        "cfg": ClassifierFree, "classifier": Classifier, "reconstruction": Reconstruction,
+        "autoguidance": Autoguidance, "cfg": ClassifierFree, "classifier": Classifier, "reconstruction": Reconstruction,
         "training-free": TrainingFree, "best-of-n": BestOfN, "value-weighted": ValueWeighted, "smc": Smc,
     }  # fmt: skip
     assert set(kinds) == {*GUIDANCES, *SELECTORS}
@@ -93,6 +94,8 @@ def test_what_is_missing_is_asked_for():
             build(name)
     with pytest.raises(InputError, match="'classifier' needs a predictor of noisy states"):
         build("classifier", reward=REWARD)
+    with pytest.raises(InputError, match="'autoguidance' needs a weaker model"):
+        build("autoguidance", reward=REWARD)
     with pytest.raises(InputError, match="at most one method that chooses"):
         build("smc", "best-of-n", reward=REWARD)
     blind = FunctionReward(lambda state: state.x.sum(dim=(1, 2)))
@@ -115,7 +118,7 @@ def test_scale_0_is_plain_sampling_bit_for_bit():
 
 def test_calls_of_rewards_and_predictors_are_counted():
     mask = size_mask(torch.tensor([2, 3]))
-    parts = {"reward": REWARD, "log_weight": lambda state, t: state.x.sum(dim=(1, 2))}
+    parts = {"reward": REWARD, "log_weight": lambda state, t: state.x.sum(dim=(1, 2)), "weaker": denoiser}
     expected = {
         "reconstruction": (10, 10),
         "reconstruction draws=4": (10, 40),
@@ -123,6 +126,8 @@ def test_calls_of_rewards_and_predictors_are_counted():
         "training-free recurrence=2": (16, 16),
         "classifier": (10, 10),
         "best-of-n particles=3": (30, 6),
+        # At the times 1, 3/4 and 1/2, of two samples.
+        "autoguidance active-from=0.4": (16, 0),
     }
     for text, cost in expected.items():
         guided = build(text, **parts)

@@ -87,6 +87,26 @@ def test_a_published_model_is_half_as_large_and_carries_its_card(folder, tmp_pat
     np.testing.assert_allclose(after.positions, before.positions, atol=0.05)
 
 
+def test_a_weaker_model_guides_and_the_guided_model_teaches(folder, tmp_path):
+    """Without any target: autoguidance in sampling, then its answers learnt by a model of its own."""
+    run, weaker = str(folder / "run"), str(tmp_path / "weaker")
+    tiny = ["--config", str(folder / "tiny.yaml")]
+    assert main(["train", *tiny, "--steps", "2", "--init-from", run, "--output-dir", weaker]) == 0
+    words = ["generate", run, "--num-samples", "4", "--pictures", "0"]
+    assert main([*words, "--output-dir", str(tmp_path / "plain")]) == 0
+    guidance = ["--guidance", "autoguidance scale=2 active-from=0.2", "--weaker", weaker]
+    assert main([*words, *guidance, "--output-dir", str(tmp_path / "guided")]) == 0
+    plain, guided = (np.load(tmp_path / name / "samples.npz")["positions"] for name in ("plain", "guided"))
+    assert not np.allclose(plain, guided)
+    # Four times from 1 to 0, of which the last one is below 0.2.
+    facts = json.loads((tmp_path / "guided" / "metrics.json").read_text())["generation"]
+    assert facts["network_evaluations"] == 4 + 3
+    taught = ["--teacher", run, "--weaker", weaker, "--autoguidance", '{"scale": 2}']
+    assert main(["train", *tiny, "--init-from", run, *taught, "--output-dir", str(tmp_path / "student")]) == 0
+    description = json.loads((tmp_path / "student" / "model" / "model.json").read_text())
+    assert description["teacher"] == {"model": run, "weaker": weaker, "scale": 2}
+
+
 def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
     whole, cut = folder / "whole", folder / "cut"
     base = ["generate", str(folder / "run"), "--pictures", "0", "--json"]
@@ -144,12 +164,16 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["train", "--network", "{name: egn}", "--output-dir", "NEW"], "did you mean 'egnn'"),
         (["train", "--network", "{name: egnn, hiden_nf: 3}", "--output-dir", "NEW"], "did you mean 'hidden_nf'"),
         (["train", "--optimiser", "{learning_rat: 3}", "--output-dir", "NEW"], "did you mean 'learning_rate'"),
+        (["train", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --teacher"),
+        (["train", "--config", "TINY", "--teacher", "gdb7-xtb", "--output-dir", "NEW"], "states of another codec"),
+        (["generate", "RUN", "--guidance", "autoguidance", "--output-dir", "NEW"], "needs --weaker MODEL"),
+        (["generate", "RUN", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --guidance autoguidance"),
         (["data", "inspect"], "nothing to inspect"),
         (["fly"], "fly"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, capsys, arguments, message):
-    places = {"RUN": str(folder / "run"), "NEW": str(tmp_path / "new")}
+    places = {"RUN": str(folder / "run"), "NEW": str(tmp_path / "new"), "TINY": str(folder / "tiny.yaml")}
     assert main([places.get(word, word) for word in arguments]) == 2
     assert message in error_line(capsys)
     assert not (tmp_path / "new").exists(), "a refused request leaves nothing behind"

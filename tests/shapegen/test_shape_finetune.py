@@ -70,7 +70,7 @@ def test_a_control_is_asked_for_by_generate_beside_the_class(base, tmp_path, cap
     [
         (("--target", "height=0.2±0.01", "--class-name", "mugg"), "did you mean 'mug'"),
         (("--target", "hieght_m=0.2±0.01"), "did you mean"),
-        (("--control", "height_m"), "needs --predictor"),
+        (("--control", "width_m"), "knows no 'width_m'"),
         (("--control", "uniformity±0.1"), "no column"),
     ],
 )

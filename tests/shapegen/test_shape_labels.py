@@ -112,6 +112,21 @@ def test_stability_margin():
     assert stability_margin(line, np.array([0.5, 0.1, 1.0])) == pytest.approx(-0.1)
 
 
+def test_an_uneven_underside_is_a_foot_where_its_unevenness_is_known():
+    base = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.01], [1.0, 1.0, 0.012], [0.0, 1.0, 0.008]]
+    vertices = np.array([*base, [0.5, 0.5, 1.0]])
+    centre = np.array([0.6, 0.5, 0.4])
+    assert stability_margin(vertices, centre) < 0
+    assert stability_margin(vertices, centre, foot=0.015) == pytest.approx(0.4)
+    box = on_ground(trimesh.creation.box((1, 1, 1)))
+    bumped = box.copy()
+    bumped.vertices[bumped.vertices[:, 2] < 0.5, 2] += np.array([0.0, 0.01, 0.01, 0.01])
+    bumped.vertices -= [0, 0, bumped.vertices[:, 2].min()]
+    exact = shape_labels(box)["tip_angle_deg"]
+    assert shape_labels(bumped)["tip_angle_deg"] < 0.5 * exact
+    assert shape_labels(bumped, foot=0.02)["tip_angle_deg"] == pytest.approx(exact, abs=1)
+
+
 def test_an_open_mesh_has_no_volume():
     box = trimesh.creation.box((1, 1, 1))
     box.update_faces(np.arange(len(box.faces)) > 0)

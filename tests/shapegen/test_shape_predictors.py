@@ -122,7 +122,7 @@ def test_a_prediction_is_a_reward_of_states_and_of_files(run, shapes, capsys, ca
 
 def test_predictions_that_cannot_be_are_refused(run, shapes):
     for text, message in [
-        ("maximise predicted_height", r"name yours in parentheses: predicted_height\(FOLDER\)"),
+        ("maximise predicted_width", "knows no 'width'.*it predicts volume_m3, area_m2"),
         (f"maximise predicted_width({run})", "knows no 'width'.*it predicts height_m, volume_m3"),
         ("maximise predicted_height(nowhere)", "no model 'nowhere'"),
     ]:

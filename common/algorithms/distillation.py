@@ -1,0 +1,62 @@
+"""`Distillation`: a denoiser that answers as a teacher does, in one evaluation (arXiv 2210.03142, section 3.1).
+
+The teacher is any function from noisy states to clean estimates, such as a model under guidance, which takes two
+evaluations or more. The student sees noised data and learns the teacher's answer by the squared error of v, whatever
+its own network predicts.
+
+Known bias: a guided chain leaves the noised data, on which alone the student learns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from common.algorithms.algorithm import FromData, Policy
+from common.algorithms.experience import Experience
+from common.algorithms.likelihood import Likelihood
+from common.diffusion import DenoiserFunction, State, V
+from common.diffusion.sampler import NoiseSource
+from common.rewards import Reward
+
+_ERROR = V()
+
+
+@dataclass(frozen=True)
+class Distillation(FromData):
+    """Learning from a teacher; it asks neither reference nor reward.
+
+    Attributes:
+        teacher: (state_t, t) -> x0_hat.
+        likelihood: the law of the times, and the ceiling of the weights.
+    """
+
+    teacher: DenoiserFunction
+    likelihood: Likelihood = field(default_factory=Likelihood)
+
+    def collect(
+        self,
+        policy: DenoiserFunction,
+        reference: DenoiserFunction,
+        reward: Reward | None,
+        batch: State,
+        noise: NoiseSource,
+        generator: torch.Generator,
+    ) -> Experience:
+        """See `Algorithm`: the batch, with times and noise."""
+        return self.likelihood.experience(batch, generator)
+
+    def loss(
+        self, policy: Policy, reference: DenoiserFunction, experience: Experience
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Algorithm`."""
+        t, process, clean = experience.extra["t"], policy.process, experience.state(-1)
+        state = clean.replace(x=process.corrupt(clean.x, clean.mask, t, experience.extra["noise"]))
+        with torch.no_grad():
+            answer = self.teacher(state, t)
+        alpha, sigma = process.schedule.alpha_sigma(t)
+        parts = _ERROR.loss_parts(policy(state, t), answer, state.mask, alpha, sigma, self.likelihood.weight_limit)
+        loss = parts["v"].mean()
+        return loss, {"teacher": loss.detach()}
