@@ -15,7 +15,7 @@ from common.diffusion import Sampler, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.errors import InputError
 from common.guidance import load_clean_predictor
-from common.rewards import RewardResult, ScoreCache
+from common.rewards import RewardResult, ScoreCache, without_predictors
 from common.training.labels import labelled_indices
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
@@ -31,11 +31,9 @@ from molgen.model import MoleculeModel
 from molgen.models import NETWORKS
 from molgen.predictors import DEFAULT, load_predictor
 from molgen.results import training_data
-from molgen.rewards.reward import DecodedMeasure, MoleculeReward, read_conditions, scorers_of
+from molgen.rewards.reward import DecodedMeasure, MoleculeReward, read_conditions
 from molgen.rewards.scoring import MoleculeScorer
 from molgen.rewards.table import REWARDS, Place, find_column, find_scorer
-
-_PREDICTED = "predicted_"
 
 
 class MoleculeTask:
@@ -131,13 +129,7 @@ class MoleculeTask:
 
     def default_judge(self, texts: Sequence[str]) -> list[str]:
         """`gap=4.5±0.2` for `predicted_gap=4.5±0.2`: the physics behind each predictor that training sees."""
-        judged = []
-        for text in texts:
-            for scorer in scorers_of(read_conditions(text)):
-                if scorer.key.startswith(_PREDICTED):
-                    bare = text.replace(scorer.name, scorer.key, 1)
-                    judged.append(bare.replace(_PREDICTED, "", 1))
-        return judged
+        return without_predictors(read_conditions(texts), find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
         """Learned predictors for `gap`, the scorers themselves for `gap±0.2`; values from the data."""

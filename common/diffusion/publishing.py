@@ -69,14 +69,24 @@ def table(rows: dict[str, Any]) -> str:
 def facts(description: dict[str, Any], samples: str) -> str:
     """What every card says first, as a Markdown table."""
     training, sampler = description["training"], description["sampler"]
+    taught = _taught(description["teacher"]) if "teacher" in description else ""
     return f"""| | |
 |---|---|
 | task | {description["task"]} |
 | network | `{description["network"]["name"]}`, {training["parameters"] / 1e6:.2f} million parameters, in float16 |
 | data | `{description["data"]}`, training part (hash {description["data_hash"]}) |
-| training | {training["steps"]} steps, {training["samples_seen"]} {samples}, {training["seconds"] / 60:.0f} minutes |
+| training | {training["steps"]} steps, {training["samples_seen"]} {samples}, {training["seconds"] / 60:.0f} minutes |{taught}
 | sampler | {sampler["solver"]}, {sampler["steps"]} network evaluations |
 | licence | MIT, weights and data |"""
+
+
+def _taught(teacher: dict[str, Any]) -> str:
+    """The row of the model whose answers were learnt."""
+    guided = ""
+    if "weaker" in teacher:
+        settings = [f"{name} {value:g}" for name, value in teacher.items() if name not in ("model", "weaker")]
+        guided = ", ".join([f", autoguided away from `{teacher['weaker']}`", *settings])
+    return f"\n| teacher | `{teacher['model']}`{guided} |"
 
 
 def measured(record: dict[str, Any]) -> str:

@@ -3,7 +3,15 @@
 from common.rewards.aggregate import AGGREGATES, find_aggregate
 from common.rewards.cache import Score, ScoreCache, geometry_hash
 from common.rewards.composed import ComposedReward, Measure, Measured, Objective
-from common.rewards.conditions import Condition, parse, required, rewarded, warn_outside
+from common.rewards.conditions import (
+    PREDICTED,
+    Condition,
+    parse,
+    required,
+    rewarded,
+    warn_outside,
+    without_predictors,
+)
 from common.rewards.goals import Category, Goal, Maximise, Range, Target
 from common.rewards.quantity import Quantity, find_quantity
 from common.rewards.reward import FunctionReward, Reward, RewardResult, SummedReward, check_gradient
@@ -11,6 +19,7 @@ from common.rewards.typed import TypedReward, conditions_of
 
 __all__ = [
     "AGGREGATES",
+    "PREDICTED",
     "Category",
     "ComposedReward",
     "Condition",
@@ -38,4 +47,5 @@ __all__ = [
     "required",
     "rewarded",
     "warn_outside",
+    "without_predictors",
 ]

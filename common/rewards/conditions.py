@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 # Name and argument ("similarity", "CCO"; None without parentheses) -> the quantity; an InputError if there is none.
 Find = Callable[[str, "str | None"], Quantity]
 
+# A quantity with this before its name is what a network says of it.
+PREDICTED = "predicted_"
+
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TOLERANCE = rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
 # A unit holds no digit at its start, so that "4.5 0.2" is no value with a unit.
@@ -46,6 +49,7 @@ _BODY = {
     "category": rf"{_NAME}\s*=\s*[^\W\d][\w.-]*(?:\s+[\w.-]+)*",
     "bare": _NAME,
 }
+_PREDICTION = re.compile(rf"(?<!\w){PREDICTED}(?P<name>[^\s<>=±,()]+)(\(.*\))?", re.IGNORECASE)
 _WEIGHT = re.compile(rf"^(?P<rest>.*\S)\s+weight\s*=?\s*(?P<weight>{_NUMBER})$")
 _FILTER = re.compile(r"^(?P<word>require|forbid)\s+(?P<rest>.*)$")
 _EXAMPLES = "gap=4.5±0.2, alpha<70, 4<gap<5, maximise qed, require valid, gap=4.5±0.2 weight 2"
@@ -139,6 +143,28 @@ def _split(text: str) -> list[str]:
     if len(parts) > 1 and not all(parts):
         raise InputError(f"got '{text}': nothing stands beside a comma")
     return [part for part in parts if part]
+
+
+def without_predictors(conditions: Iterable[Condition], find: Find) -> list[str]:
+    """What was typed about predictions, about the quantities themselves: `gap=3±0.2` for `predicted_gap(runs/p)=3±0.2`.
+
+    It is what an independent judge is asked. A quantity that only the predictor knows is left out.
+
+    Args:
+        conditions: those about anything else are left out, too.
+        find: name and argument -> quantity.
+    """
+    texts = []
+    for condition in conditions:
+        match = _PREDICTION.search(condition.text)
+        if match is None:
+            continue
+        try:
+            find(match["name"], None)
+        except InputError:
+            continue
+        texts.append(condition.text[: match.start()] + match["name"] + condition.text[match.end() :])
+    return texts
 
 
 def _parse_one(text: str, find: Find) -> Condition:

@@ -25,6 +25,7 @@ from common.benchmark.verdict import Column, Verdict, mean
 from common.errors import InputError
 from common.metrics import Metric
 from common.predictors import read_predictor
+from common.rewards import PREDICTED
 from common.rewards.scoring import ScoreTable
 from molgen.data.molecules import MoleculeSet
 from molgen.data.qm9 import NUM_MOLECULES, NUM_TEST
@@ -140,7 +141,7 @@ def judges_of(benchmark: Benchmark) -> dict[str, Scorer]:
 
 def _judge(name: str, text: str, data: str) -> Scorer:
     scorer = read_conditions(text)[0].quantity
-    if not isinstance(scorer, Scorer) or scorer.key.removeprefix("predicted_") != SIX_PROPERTIES[name][0]:
+    if not isinstance(scorer, Scorer) or scorer.key.removeprefix(PREDICTED) != SIX_PROPERTIES[name][0]:
         raise InputError(f"got '{text}' as the judge of {name}, expected such as predicted_{name}(FOLDER)")
     if scorer.place is Place.STATE:
         _, description = read_predictor(PREDICTORS.find(scorer.argument or DEFAULT), "molgen")

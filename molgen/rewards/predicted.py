@@ -14,14 +14,12 @@ import torch
 
 from common.diffusion import State
 from common.predictors import PropertyFunction, find_output, read_predictor
-from common.rewards import Measured
+from common.rewards import PREDICTED, Measured
 from molgen.data.codec import MoleculeCodec
 from molgen.predictors import DEFAULT, PREDICTORS, load_predictor
 
 if TYPE_CHECKING:
     from molgen.rewards.table import Scorer
-
-PREFIX = "predicted_"
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ class PredictedProperty:
 
 
 def shipped(name: str, codec: MoleculeCodec) -> PredictedProperty:
-    """The measure `name`, PREFIX and a column, by the predictor that ships with the package."""
-    return PredictedProperty(codec, name, PREDICTORS.find(DEFAULT), name.removeprefix(PREFIX))
+    """The measure `name`, PREDICTED and a column, by the predictor that ships with the package."""
+    return PredictedProperty(codec, name, PREDICTORS.find(DEFAULT), name.removeprefix(PREDICTED))
 
 
 def resolve(scorer: Scorer, argument: str | None) -> Scorer:
@@ -71,9 +69,9 @@ def resolve(scorer: Scorer, argument: str | None) -> Scorer:
     """
     folder = PREDICTORS.find(DEFAULT if argument is None else argument)
     outputs, description = read_predictor(folder, "molgen")
-    wanted = scorer.name.removeprefix(PREFIX)
+    wanted = scorer.name.removeprefix(PREDICTED)
     output = outputs[find_output(outputs, wanted, [output.name for output in outputs])]
-    name = PREFIX + output.name + ("" if argument is None else f"({argument})")
+    name = PREDICTED + output.name + ("" if argument is None else f"({argument})")
     return replace(
         scorer,
         name=name,

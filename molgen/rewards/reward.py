@@ -13,6 +13,7 @@ import torch
 
 from common.diffusion import State, size_mask
 from common.rewards import (
+    PREDICTED,
     Condition,
     Measure,
     Measured,
@@ -24,7 +25,6 @@ from common.rewards import (
 from common.workers import Launcher
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
-from molgen.rewards.predicted import PREFIX
 from molgen.rewards.scoring import MoleculeScorer
 from molgen.rewards.table import REWARDS, Scorer, find_scorer
 
@@ -107,7 +107,7 @@ def differentiable_texts(texts: Sequence[str]) -> list[str]:
     found = []
     for text in texts:
         for scorer in scorers_of(read_conditions(text)):
-            other = PREFIX + scorer.name
+            other = PREDICTED + scorer.name
             if not scorer.differentiable and other in REWARDS:
                 typed = next(name for name in (scorer.name, *scorer.aliases) if re.search(rf"\b{name}\b", text, re.I))
                 text = re.sub(rf"\b{typed}\b", other, text, count=1, flags=re.I)

@@ -14,7 +14,7 @@ from rdkit import Chem
 
 from common.errors import InputError
 from common.named import nearest
-from common.rewards import Measure, Quantity
+from common.rewards import PREDICTED, Measure, Quantity
 from common.user_function import FunctionInfo, UserFunction, installed_functions
 from common.workers import Launcher
 from molgen.chemistry.perception import Perceived
@@ -114,7 +114,7 @@ def _set(name: str, description: str, on_set: Callable[..., np.ndarray], needs: 
 
 
 def _predicted(column: str, unit: str | None, tolerance: float | None, *aliases: str) -> Scorer:
-    name = predicted.PREFIX + column
+    name = PREDICTED + column
     return Scorer(
         name=name, unit=unit, description=f"{column}, learned from gdb7-xtb or by the predictor in parentheses",
         tolerance=tolerance, aliases=aliases, place=Place.STATE, needs="3D", takes="PREDICTOR", differentiable=True,
@@ -185,11 +185,11 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
         if argument is not None:
             raise InputError(f"got '{name}({argument})': a function takes no argument in parentheses")
         return _user_scorer(name, launcher)
-    if wanted.startswith(predicted.PREFIX):
+    if wanted.startswith(PREDICTED):
         # A property that only the predictor in parentheses knows.
         if not argument:
             raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
-        return predicted.resolve(_predicted(name[len(predicted.PREFIX) :], None, None), argument)
+        return predicted.resolve(_predicted(name[len(PREDICTED) :], None, None), argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
     hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
     raise InputError(f"unknown reward '{name}'{hint}; `molgen rewards` lists all")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +32,8 @@ from shapegen.metrics.protocols import Protocol
 from shapegen.metrics.report import MIN_SHAPES, evaluate
 from shapegen.results import RAW_SAMPLES
 from shapegen.rewards.table import REWARDS
+
+Found = TypeVar("Found")
 
 KEPT_METRICS = (
     "1nna_cd_percent", "cov_cd_percent", "mmd_cd", "1nna_emd_percent", "novelty_percent", "uniqueness_percent",
@@ -70,6 +74,8 @@ class ShapeJudge:
         if not benchmark.data:
             raise InputError(f"benchmark '{benchmark.name}' names no 'data', which shapes are compared with")
         self._benchmark, self._workers = benchmark, workers
+        # Samples that were asked for nothing are judged for every target: their meshes and distances are the same.
+        self._known: dict[tuple[str, ...], Any] = {}
         for target in benchmark.targets:
             if any(isinstance(condition.goal, Category) for condition in check_target(target)):
                 check_target(target, self._held_out.class_names)
@@ -98,7 +104,8 @@ class ShapeJudge:
         if shapes.unit != UNITLESS and self._held_out.unit in METRES:
             shapes = shapes.in_unit(self._held_out.unit)
         conditions = check_target(target, self._held_out.class_names) if target else ()
-        measured, failures = self._measure(shapes)
+        digest = shapes.digest()
+        measured, failures = self._once(("mesh", digest), lambda: self._measure(shapes))
         valid = np.isfinite(measured[PIECES])
         n = len(shapes) + unread
         metrics, aims = self._aims(conditions, shapes, measured, valid, n)
@@ -108,14 +115,20 @@ class ShapeJudge:
         ]
         notes = []
         if len(shapes) >= MIN_SHAPES:
-            metrics += self._compare(shapes, conditions)
+            labels = tuple(condition.goal.label for condition in conditions if isinstance(condition.goal, Category))
+            metrics += self._once(("sets", digest, *labels), lambda: self._compare(shapes, labels))
         else:
             notes.append(f"{len(shapes)} shapes are too few to compare with the data, at least {MIN_SHAPES} are needed")
         if unread:
-            failures["not read"] = unread
+            failures = {**failures, "not read": unread}
             notes.append(f"{unread} shapes could not be read and count as failures")
         replace(shapes, properties={**measured, MESHED: valid.astype(float)}).save(keep)
         return Verdict(n, tuple(metrics), tuple(aims), failures, tuple(notes))
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Found]) -> Found:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def _measure(self, shapes: ShapeSet) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Column -> (M,) values on the meshes, and why some have none."""
@@ -178,12 +191,11 @@ class ShapeJudge:
             classes[finite] = [Counter(row.tolist()).most_common(1)[0][0] for row in nearest]
         return classes
 
-    def _compare(self, shapes: ShapeSet, conditions: tuple[Condition, ...]) -> list[Metric]:
+    def _compare(self, shapes: ShapeSet, labels: tuple[str, ...]) -> list[Metric]:
         """Distances to the held-out shapes: to those of the class where one was asked for."""
         held_out, train = self._parts
-        for condition in conditions:
-            if isinstance(condition.goal, Category):
-                held_out, train = (one.select_classes([condition.goal.label]) for one in (held_out, train))
+        for label in labels:
+            held_out, train = (one.select_classes([label]) for one in (held_out, train))
         if min(len(held_out), len(train)) < MIN_SHAPES:
             return []
         evaluation = evaluate(

@@ -14,12 +14,11 @@ from torch import Tensor
 from common.diffusion import State
 from common.predictors import PropertyFunction, find_output, read_predictor
 from common.predictors.predictor import Output
+from common.rewards import PREDICTED
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.shapes import METRES
 from shapegen.predictors import DEFAULT, PREDICTORS, load_predictor
 from shapegen.rewards.cloud import Cloud
-
-PREFIX = "predicted_"
 
 
 @dataclass(frozen=True)
@@ -62,5 +61,5 @@ def find_predicted(name: str, argument: str | None) -> tuple[Output, str, Predic
     folder = PREDICTORS.find(DEFAULT if argument is None else argument)
     outputs, description = read_predictor(folder, "shapegen")
     columns = [output.name for output in outputs]
-    output = outputs[find_output(outputs, name.removeprefix(PREFIX), columns)]
+    output = outputs[find_output(outputs, name.removeprefix(PREDICTED), columns)]
     return output, description["name"], PredictedProperty(folder, output.name)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.errors import InputError
 from common.named import nearest
-from common.rewards import Quantity
+from common.rewards import PREDICTED, Quantity
 from common.user_function import FunctionInfo, UserFunction, installed_functions
 from common.workers import Launcher
 from shapegen.data.shapes import METRES
@@ -243,7 +243,7 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
         if argument is not None:
             raise InputError(f"got '{name}({argument})': a function takes no argument in parentheses")
         return _user_scorer(name, launcher)
-    if wanted.startswith(predicted.PREFIX):
+    if wanted.startswith(PREDICTED):
         return _predicted(wanted, argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
     hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
@@ -263,7 +263,7 @@ def _with_argument(scorer: Scorer, argument: str | None) -> Scorer:
 def _predicted(name: str, argument: str | None) -> Scorer:
     output, source, values = predicted.find_predicted(name, argument)
     return Scorer(
-        name=predicted.PREFIX + output.name + ("" if argument is None else f"({argument})"),
+        name=PREDICTED + output.name + ("" if argument is None else f"({argument})"),
         unit=output.unit, argument=argument or "",
         description=f"{output.name}, predicted by {source}", trained_on=(output.low, output.high),
         place=Place.POINTS, on_cloud=values,

@@ -7,7 +7,18 @@ import logging
 import pytest
 
 from common.errors import InputError
-from common.rewards import Category, Maximise, Quantity, Range, Target, find_quantity, parse, rewarded, warn_outside
+from common.rewards import (
+    Category,
+    Maximise,
+    Quantity,
+    Range,
+    Target,
+    find_quantity,
+    parse,
+    rewarded,
+    warn_outside,
+    without_predictors,
+)
 
 KNOWN = (
     Quantity(name="gap_ev", unit="eV", aliases=("gap",), tolerance=0.1),
@@ -144,3 +155,24 @@ def test_a_target_outside_the_training_data_warns_with_the_range(caplog):
     assert "from 1 to 12 eV" in caplog.text
     assert not warn_outside(parse("4<gap<100", find), {"gap_ev": (1, 12)})
     assert warn_outside(parse("gap<0.5", find), {"gap_ev": (1, 12)})
+
+
+@pytest.mark.parametrize(
+    ("text", "judged"),
+    [
+        ("predicted_gap=4±0.2", ["gap=4±0.2"]),
+        ("predicted_gap(runs/mine)=4±0.2 eV weight 2", ["gap=4±0.2 eV weight 2"]),
+        ("predicted_gap=4±0.2, maximise predicted_qed, gap<3±1", ["gap=4±0.2", "maximise qed"]),
+        ("3<predicted_gap(a (b))<5", ["3<gap<5"]),
+        ("maximise predicted_secret", []),
+        ("gap=4±0.2", []),
+    ],
+)
+def test_predictions_are_judged_by_the_quantities_themselves(text, judged):
+    """Without the predictor's folder; what nobody else knows cannot be judged."""
+    predicted = [Quantity(name=f"predicted_{name}", unit="eV") for name in ("gap", "qed", "secret")]
+
+    def look(name, argument):
+        return find_quantity(name, (*KNOWN, *predicted))
+
+    assert without_predictors(parse(text, look), look) == judged
