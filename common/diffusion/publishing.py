@@ -69,13 +69,14 @@ def table(rows: dict[str, Any]) -> str:
 def facts(description: dict[str, Any], samples: str) -> str:
     """What every card says first, as a Markdown table."""
     training, sampler = description["training"], description["sampler"]
+    spent = f"{training['steps']} steps, {training['samples_seen']} {samples}, {training['seconds'] / 60:.0f} minutes"
     taught = _taught(description["teacher"]) if "teacher" in description else ""
     return f"""| | |
 |---|---|
 | task | {description["task"]} |
 | network | `{description["network"]["name"]}`, {training["parameters"] / 1e6:.2f} million parameters, in float16 |
 | data | `{description["data"]}`, training part (hash {description["data_hash"]}) |
-| training | {training["steps"]} steps, {training["samples_seen"]} {samples}, {training["seconds"] / 60:.0f} minutes |{taught}
+| training | {spent} |{taught}
 | sampler | {sampler["solver"]}, {sampler["steps"]} network evaluations |
 | licence | MIT, weights and data |"""
 
