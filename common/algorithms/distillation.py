@@ -19,9 +19,18 @@ from common.algorithms.experience import Experience
 from common.algorithms.likelihood import Likelihood
 from common.diffusion import DenoiserFunction, State, V
 from common.diffusion.sampler import NoiseSource
+from common.errors import InputError
 from common.rewards import Reward
 
 _ERROR = V()
+
+
+def check_latents(*denoisers: object) -> None:
+    """Raise `InputError` for a student or a teacher that is told a latent of each sample."""
+    for denoiser in denoisers:
+        network = getattr(denoiser, "network", None)
+        if "latent" in getattr(network, "conditions", ()):
+            raise InputError(f"{type(network).__name__} has latents of its own, which cannot be taught; take another")
 
 
 @dataclass(frozen=True)

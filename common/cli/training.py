@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from common.diffusion import DenoiserFunction
     from common.training.fit import FitConfig, FitResult
     from common.training.optimiser import OptimiserConfig
-    from common.training.pretrain import BatchConfig
+    from common.training.pretrain import BatchConfig, TrainableModel
 
 # What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
 _FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
@@ -133,12 +133,13 @@ class TrainingOptions(ParallelRunOptions):
         guide = {"weaker": self.weaker, **self.autoguidance} if self.weaker else {}
         return {"teacher": {"model": self.teacher, **guide}}
 
-    def load_teacher(self, description: Mapping[str, Any], load: LoadModel) -> DenoiserFunction | None:
-        """The teacher of a model with this description, on the device of the run; None without one.
+    def load_teacher(self, model: TrainableModel, load: LoadModel) -> DenoiserFunction | None:
+        """The teacher of a model, on the device of the run; None without one.
 
         Raises:
-            InputError: teacher or weaker model have other states, or unusable settings.
+            InputError: teacher or weaker model have other states, one with latents, or unusable settings.
         """
+        from common.algorithms.distillation import check_latents
         from common.cli.doctor import pick_device
         from common.cli.guidance import denoiser_like
         from common.guidance.autoguidance import Autoguidance
@@ -149,10 +150,11 @@ class TrainingOptions(ParallelRunOptions):
         device = pick_device(self.device)
         if device == "cuda":
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        teacher = denoiser_like(description, self.teacher, load, device)
+        teacher = denoiser_like(model.description, self.teacher, load, device)
+        check_latents(model.denoiser, teacher)
         if self.weaker is None:
             return teacher
-        weaker = denoiser_like(description, self.weaker, load, device)
+        weaker = denoiser_like(model.description, self.weaker, load, device)
         return build(Autoguidance, {**self.autoguidance, "weaker": weaker}, "autoguidance")(teacher)
 
     def batch_config(self) -> BatchConfig:

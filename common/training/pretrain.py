@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.distillation import Distillation
-from common.algorithms.latent_pretraining import LatentPretraining, pretraining
+from common.algorithms.distillation import Distillation, check_latents
+from common.algorithms.latent_pretraining import pretraining
 from common.algorithms.likelihood import Likelihood
 from common.diffusion import DenoiserFunction
-from common.errors import InputError
 from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit, learnable_count
 from common.training.module import BatchSource
@@ -74,9 +73,7 @@ def pretrain(
     likelihood = Likelihood(batch_config.timesteps, batch_config.max_weight, batch_config.focus)
     algorithm: Algorithm = pretraining(model.denoiser.network, likelihood)
     if teacher is not None:
-        if isinstance(algorithm, LatentPretraining):
-            name = type(model.denoiser.network).__name__
-            raise InputError(f"{name} learns latents of its own, which no teacher knows; leave the teacher out")
+        check_latents(model.denoiser)
         algorithm = Distillation(teacher, likelihood)
     result = fit(
         model.denoiser, algorithm, optimiser, batches, fit_config, directory, resume=resume, measure=measure

@@ -48,7 +48,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
         facts={"data": options.data, "data_hash": digest, "task": "unconditional", **options.teacher_facts()},
         init_from=options.init_from,
     )
-    teacher = options.load_teacher(model.description, load_pretrained)
+    teacher = options.load_teacher(model, load_pretrained)
 
     def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
         result = train(

@@ -120,7 +120,7 @@ def _train(
         },
         init_from=options.init_from,
     )  # fmt: skip
-    teacher = options.load_teacher(model.description, load_pretrained)
+    teacher = options.load_teacher(model, load_pretrained)
 
     def train_in(directory: Path, config: FitConfig) -> tuple[Mapping[str, Any], FitResult]:
         result = train(

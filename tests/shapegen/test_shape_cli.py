@@ -115,9 +115,25 @@ def test_training_resumes_and_keeps_its_settings(data, tmp_path, capsys):
     assert "was made with rotate = none, got up" in capsys.readouterr().err
 
 
+def test_a_weaker_model_guides_and_the_guided_model_teaches(trained, data, tmp_path):
+    weaker = str(tmp_path / "weaker")
+    assert main([*train_arguments(data, weaker, steps=3), "--init-from", str(trained)]) == 0
+    assert generate(trained, tmp_path / "plain", "--num-samples", "2") == 0
+    guidance = ("--guidance", "autoguidance scale=2", "--weaker", weaker)
+    assert generate(trained, tmp_path / "guided", "--num-samples", "2", *guidance) == 0
+    plain, guided = (ShapeSet.load(tmp_path / name / "samples.npz").points for name in ("plain", "guided"))
+    assert not np.allclose(plain, guided)
+    taught = ("--init-from", str(trained), "--teacher", str(trained), "--weaker", weaker)
+    assert main([*train_arguments(data, tmp_path / "student"), *taught]) == 0
+    description = json.loads((tmp_path / "student" / "model" / "model.json").read_text())
+    assert description["teacher"] == {"model": str(trained), "weaker": weaker}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "--data", "DATA", "--network", "POINTWISE", "--teacher", "MODEL"], "which cannot be taught"),
+        (["train", "--data", "DATA", "--teacher", "procedural"], "states of another codec"),
         (["generate", "MODEL", "--points", "0"], "got 0 points, expected 1 to"),
         (["generate", "nothing"], "no model 'nothing'"),
         (["train", "--data", "DATA", "--points", "9999"], "got 9999 points a shape, expected 1 to"),
@@ -131,7 +147,7 @@ def test_training_resumes_and_keeps_its_settings(data, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line(arguments, message, trained, data, tmp_path, capsys):
-    places = {"MODEL": str(trained), "DATA": str(data)}
+    places = {"MODEL": str(trained), "DATA": str(data), "POINTWISE": '{"name": "pointwise", "n_latent": 8}'}
     arguments = [places.get(word, word) for word in arguments]
     if arguments[0] != "data":
         arguments += ["--output-dir", str(tmp_path / "out")]
