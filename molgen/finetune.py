@@ -129,7 +129,7 @@ class MoleculeTask:
 
     def default_judge(self, texts: Sequence[str]) -> list[str]:
         """`gap=4.5±0.2` for `predicted_gap=4.5±0.2`: the physics behind each predictor that training sees."""
-        return without_predictors(read_conditions(texts), find_scorer)
+        return without_predictors(read_conditions(texts) if texts else (), find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
         """Learned predictors for `gap`, the scorers themselves for `gap±0.2`; values from the data."""

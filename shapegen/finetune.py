@@ -159,7 +159,7 @@ class ShapeTask:
     def default_judge(self, texts: Sequence[str]) -> list[str]:
         """`volume=2e-3±2e-4` for `predicted_volume=2e-3±2e-4`: the estimate from points. Meshes take seconds each; name
         what shall be measured on them."""
-        return without_predictors(read_conditions(texts), find_scorer)
+        return without_predictors(read_conditions(texts) if texts else (), find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
         """Learned predictors for `height_m`, the scorers themselves for `height_m±0.01`; values from the data."""

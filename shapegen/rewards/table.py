@@ -58,6 +58,7 @@ class Scorer(Quantity):
         on_cloud: for `Place.POINTS`: clouds and argument -> (B,), differentiable.
         exact: name in `body.FUNCTIONS` of the exact value of a mesh; "" where a mesh has none.
         packages: whose version its values depend on.
+        revision: goes up when its definition changes, so that kept scores of an older one are not taken for new ones.
         trained_on: lowest and highest value in the data that a predictor learned from; None for what is computed.
         source, info: for `Place.USER`.
     """
@@ -70,6 +71,7 @@ class Scorer(Quantity):
     on_cloud: Callable[[Cloud, str], Tensor] | None = None
     exact: str = ""
     packages: tuple[str, ...] = ()
+    revision: int = 0
     trained_on: tuple[float, float] | None = None
     source: UserFunction | None = None
     info: FunctionInfo | None = None
@@ -103,7 +105,7 @@ class Scorer(Quantity):
     def fingerprint(self) -> str:
         """What a stored score depends on beside the shape: name, argument, versions, a user's file."""
         versions = ",".join(f"{package}={version(package)}" for package in self.packages)
-        return f"{self.name}|{versions}|{self.info.digest if self.info else ''}"
+        return f"{self.name}|{versions}|{self.revision}|{self.info.digest if self.info else ''}"
 
 
 def _points(name: str, tolerance: float | None, *aliases: str, bounds: tuple[float, float] | None = None) -> Scorer:
@@ -125,7 +127,7 @@ def _mesh(name: str, tolerance: float | None) -> Scorer:
     return Scorer(
         name=column, unit=_unit(label.power, label.suffix), tolerance=tolerance, place=Place.MESH, power=label.power,
         description=f"{label.column('m')} of the mesh, of clouds the reconstructed one", exact=name,
-        aliases=(MESH_PREFIX + name,) if MESH_PREFIX + name != column else (), packages=("trimesh",),
+        aliases=(MESH_PREFIX + name,) if MESH_PREFIX + name != column else (), packages=("trimesh",), revision=1,
     )  # fmt: skip
 
 
@@ -197,10 +199,11 @@ REWARDS: dict[str, Scorer] = {
         Scorer(
             name=DROP_STABLE, description="1 if it tilts by less than 20 degrees when put on the floor, else 0",
             tolerance=0.5, bounds=(0.0, 1.0), aliases=("drop",), place=Place.DROP, packages=("mujoco", "trimesh"),
+            revision=1,
         ),
         Scorer(
             name=DROP_TILT, unit="degrees", description="tilt at the end of that drop", tolerance=2.0,
-            aliases=("drop_tilt",), place=Place.DROP, packages=("mujoco", "trimesh"),
+            aliases=("drop_tilt",), place=Place.DROP, packages=("mujoco", "trimesh"), revision=1,
         ),
     )
 }  # fmt: skip
