@@ -31,7 +31,7 @@ from molgen.model import MoleculeModel
 from molgen.models import NETWORKS
 from molgen.predictors import DEFAULT, load_predictor
 from molgen.results import training_data
-from molgen.rewards.reward import DecodedMeasure, MoleculeReward, read_conditions
+from molgen.rewards.reward import DecodedMeasure, MoleculeReward
 from molgen.rewards.scoring import MoleculeScorer
 from molgen.rewards.table import REWARDS, Place, find_column, find_scorer
 
@@ -129,7 +129,7 @@ class MoleculeTask:
 
     def default_judge(self, texts: Sequence[str]) -> list[str]:
         """`gap=4.5±0.2` for `predicted_gap=4.5±0.2`: the physics behind each predictor that training sees."""
-        return without_predictors(read_conditions(texts) if texts else (), find_scorer)
+        return without_predictors(texts, find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
         """Learned predictors for `gap`, the scorers themselves for `gap±0.2`; values from the data."""

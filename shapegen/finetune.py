@@ -29,7 +29,7 @@ from shapegen.metrics.torch_distances import chamfer_matrix
 from shapegen.model import ShapeModel, one_hot
 from shapegen.models import NETWORKS
 from shapegen.predictors import DEFAULT, load_predictor
-from shapegen.rewards.reward import ShapeReward, measure_of, read_conditions
+from shapegen.rewards.reward import ShapeReward, measure_of
 from shapegen.rewards.table import find_scorer
 
 # Shapes and points that likeness and diversity are measured with.
@@ -159,7 +159,7 @@ class ShapeTask:
     def default_judge(self, texts: Sequence[str]) -> list[str]:
         """`volume=2e-3±2e-4` for `predicted_volume=2e-3±2e-4`: the estimate from points. Meshes take seconds each; name
         what shall be measured on them."""
-        return without_predictors(read_conditions(texts) if texts else (), find_scorer)
+        return without_predictors(texts, find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
         """Learned predictors for `height_m`, the scorers themselves for `height_m±0.01`; values from the data."""

@@ -9,18 +9,17 @@ Known bias: a guided chain leaves the noised data, on which alone the student le
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.algorithms.algorithm import FromData, Policy
+from common.algorithms.algorithm import Policy
 from common.algorithms.experience import Experience
-from common.algorithms.likelihood import Likelihood
-from common.diffusion import DenoiserFunction, State, V
-from common.diffusion.sampler import NoiseSource
+from common.algorithms.latent_pretraining import has_latent
+from common.algorithms.pretraining import Pretraining
+from common.diffusion import DenoiserFunction, V
 from common.errors import InputError
-from common.rewards import Reward
 
 _ERROR = V()
 
@@ -29,13 +28,13 @@ def check_latents(*denoisers: object) -> None:
     """Raise `InputError` for a student or a teacher that is told a latent of each sample."""
     for denoiser in denoisers:
         network = getattr(denoiser, "network", None)
-        if "latent" in getattr(network, "conditions", ()):
+        if has_latent(network):
             raise InputError(f"{type(network).__name__} has latents of its own, which cannot be taught; take another")
 
 
-@dataclass(frozen=True)
-class Distillation(FromData):
-    """Learning from a teacher; it asks neither reference nor reward.
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Pretraining):
+    """`Pretraining` by a teacher's answers in the place of the data's own.
 
     Attributes:
         teacher: (state_t, t) -> x0_hat.
@@ -43,24 +42,11 @@ class Distillation(FromData):
     """
 
     teacher: DenoiserFunction
-    likelihood: Likelihood = field(default_factory=Likelihood)
-
-    def collect(
-        self,
-        policy: DenoiserFunction,
-        reference: DenoiserFunction,
-        reward: Reward | None,
-        batch: State,
-        noise: NoiseSource,
-        generator: torch.Generator,
-    ) -> Experience:
-        """See `Algorithm`: the batch, with times and noise."""
-        return self.likelihood.experience(batch, generator)
 
     def loss(
         self, policy: Policy, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Algorithm`."""
+        """See `Algorithm`; the part `teacher` is all of it."""
         t, process, clean = experience.extra["t"], policy.process, experience.state(-1)
         state = clean.replace(x=process.corrupt(clean.x, clean.mask, t, experience.extra["noise"]))
         with torch.no_grad():

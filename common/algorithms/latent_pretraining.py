@@ -78,15 +78,16 @@ class LatentPretraining(FromData):
 
 def pretraining(network: nn.Module, likelihood: Likelihood) -> Pretraining | LatentPretraining:
     """What a denoiser with this network is pre-trained by."""
-    return LatentPretraining(likelihood) if _has_latent(network) else Pretraining(likelihood)
+    return LatentPretraining(likelihood) if has_latent(network) else Pretraining(likelihood)
 
 
 def _network(policy: DenoiserFunction) -> LatentNetwork:
     network = getattr(policy, "network", None)
-    if network is None or not _has_latent(network):
+    if network is None or not has_latent(network):
         raise ValueError(f"got a denoiser with {type(network).__name__}, expected a network with a latent")
     return cast(LatentNetwork, network)
 
 
-def _has_latent(network: nn.Module) -> bool:
+def has_latent(network: nn.Module | None) -> bool:
+    """Whether a denoiser's network is told a latent of each sample."""
     return "latent" in getattr(network, "conditions", ())

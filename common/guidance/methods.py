@@ -94,8 +94,8 @@ class Method:
 
     @property
     def needs_target(self) -> bool:
-        """Whether it steers to something that is asked for; `autoguidance` does not."""
-        return "weaker" not in _fields(self.name)
+        """Whether it steers to something that is asked for."""
+        return bool(_fields(self.name) & {"reward", "log_weight", "null"})
 
     @property
     def selects(self) -> bool:

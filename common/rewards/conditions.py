@@ -145,26 +145,26 @@ def _split(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def without_predictors(conditions: Iterable[Condition], find: Find) -> list[str]:
+def without_predictors(texts: Iterable[str], find: Find) -> list[str]:
     """What was typed about predictions, about the quantities themselves: `gap=3±0.2` for `predicted_gap(runs/p)=3±0.2`.
 
     It is what an independent judge is asked. A quantity that only the predictor knows is left out.
 
     Args:
-        conditions: those about anything else are left out, too.
+        texts: as `parse` reads them; conditions on anything else are left out, too.
         find: name and argument -> quantity.
     """
-    texts = []
-    for condition in conditions:
-        match = _PREDICTION.search(condition.text)
+    found = []
+    for part in (part for text in texts for part in _split(text)):
+        match = _PREDICTION.search(part)
         if match is None:
             continue
         try:
             find(match["name"], None)
         except InputError:
             continue
-        texts.append(condition.text[: match.start()] + match["name"] + condition.text[match.end() :])
-    return texts
+        found.append(part[: match.start()] + match["name"] + part[match.end() :])
+    return found
 
 
 def _parse_one(text: str, find: Find) -> Condition:

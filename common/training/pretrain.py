@@ -74,7 +74,7 @@ def pretrain(
     algorithm: Algorithm = pretraining(model.denoiser.network, likelihood)
     if teacher is not None:
         check_latents(model.denoiser)
-        algorithm = Distillation(teacher, likelihood)
+        algorithm = Distillation(teacher=teacher, likelihood=likelihood)
     result = fit(
         model.denoiser, algorithm, optimiser, batches, fit_config, directory, resume=resume, measure=measure
     )  # fmt: skip

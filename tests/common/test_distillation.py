@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.oracle import GaussianLaw
+from contracts.toy import Pointwise
 from contracts.worlds import GaussianWorld
-from torch import nn
 
 from common.algorithms.distillation import Distillation
 from common.algorithms.likelihood import Likelihood
@@ -75,20 +75,6 @@ def test_unusable_settings_are_named(settings):
         Autoguidance(WEAKER, **settings)
 
 
-class Pointwise(nn.Module):
-    """A small network for each point."""
-
-    edge_modules = ("out",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(nn.Linear(4, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU())
-        self.out = nn.Linear(32, 3)
-
-    def forward(self, x, t, mask, context, **told):
-        return self.out(self.inner(torch.cat([x, t[:, None, None].expand(*x.shape[:2], 1)], dim=-1)))
-
-
 class Model:
     """The least that `pretrain` needs."""
 
@@ -131,7 +117,7 @@ def test_a_student_learns_the_teachers_answers_and_not_the_data(tmp_path):
 
 def test_its_loss_is_the_squared_error_of_v_and_asks_the_teacher_without_a_graph():
     model = Model().denoiser
-    algorithm = Distillation(teacher, Likelihood())
+    algorithm = Distillation(teacher=teacher, likelihood=Likelihood())
     batch = State(DATA[:8], torch.ones(8, 2, dtype=torch.bool))
     experience = algorithm.collect(model, model, None, batch, lambda *_: None, torch.Generator().manual_seed(0))
     loss, parts = algorithm.loss(model, model, experience)

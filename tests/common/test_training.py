@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from contracts.toy import Pointwise
 
 from common.algorithms.pretraining import Pretraining
 from common.diffusion import Cosine, Denoiser, Euclidean, Process, State, V
@@ -20,20 +20,6 @@ from common.training.fit import FitConfig, FitResult, fit
 from common.training.optimiser import OptimiserConfig
 
 DATA = torch.linspace(-1, 1, 64)[:, None, None].expand(64, 2, 3) * torch.tensor([1.0, -0.5, 0.2])
-
-
-class Pointwise(nn.Module):
-    """A small network for each point."""
-
-    edge_modules = ("out",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(nn.Linear(4, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU())
-        self.out = nn.Linear(32, 3)
-
-    def forward(self, x, t, mask, context):
-        return self.out(self.inner(torch.cat([x, t[:, None, None].expand(*x.shape[:2], 1)], dim=-1)))
 
 
 def batches(size: int):
