@@ -132,6 +132,7 @@ class MoleculeModel:
         steps: int | None = None,
         solver: str | None = None,
         eta: float | None = None,
+        exponent: float | None = None,
         sampler: StateSampler | None = None,
         seed: int = 0,
         start: int = 0,
@@ -152,8 +153,9 @@ class MoleculeModel:
             steps: network evaluations a molecule; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
             eta: noise scale of the solver in [0, 1]; None for the solver's own.
-            sampler: what draws the states instead, such as a `common.guidance.GuidedSampler`; then steps, solver and
-                eta are its own.
+            exponent: of the times, see `Sampler`; None for the model's recommendation.
+            sampler: what draws the states instead, such as a `common.guidance.GuidedSampler`; then steps, solver,
+                eta and exponent are its own.
             seed: of the run.
             start: index of the first sample.
             batch_size: molecules at a time.
@@ -165,8 +167,8 @@ class MoleculeModel:
         """
         sizes = self._sizes(num_atoms, seed, start, count)
         batches = generate_states(
-            with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta), sizes,
-            self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
+            with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta, exponent),
+            sizes, self.codec.n_channels, device=self.device, seed=seed, start=start, batch_size=batch_size,
             precision=precision, condition=asked_for(self.controls, targets or {}, count), progress=progress,
         )  # fmt: skip
         places, parts = [], []

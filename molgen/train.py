@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.diffusion import Denoiser, DenoiserFunction, State
+from common.diffusion import Denoiser, State
 from common.diffusion.model_file import load_weights
 from common.named import build
 from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
-from common.training.pretrain import BatchConfig, pretrain
+from common.training.pretrain import BatchConfig, Teacher, pretrain
 from molgen.chemistry.bonds import edm_bonds, edm_stability
 from molgen.data.batches import MoleculeBatches
 from molgen.data.codec import MoleculeCodec
@@ -98,7 +98,7 @@ def train(
     fit_config: FitConfig,
     resume: bool = False,
     measure_samples: int = 0,
-    teacher: DenoiserFunction | None = None,
+    teacher: Teacher | None = None,
 ) -> FitResult:
     """`pretrain` on `molecules`, the training part of a data set; `measure_samples` molecules a measurement."""
 

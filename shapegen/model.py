@@ -106,6 +106,7 @@ class ShapeModel:
         steps: int | None = None,
         solver: str | None = None,
         eta: float | None = None,
+        exponent: float | None = None,
         sampler: StateSampler | None = None,
         seed: int = 0,
         start: int = 0,
@@ -126,8 +127,9 @@ class ShapeModel:
             steps: network evaluations a shape; None for the model's recommendation.
             solver: a key of `common.diffusion.SOLVERS`; None for the model's recommendation.
             eta: noise scale of the solver in [0, 1]; None for the solver's own.
-            sampler: what draws the states instead, such as a `common.guidance.GuidedSampler`; then steps, solver and
-                eta are its own.
+            exponent: of the times, see `Sampler`; None for the model's recommendation.
+            sampler: what draws the states instead, such as a `common.guidance.GuidedSampler`; then steps, solver,
+                eta and exponent are its own.
             seed: of the run.
             start: index of the first sample.
             batch_size: shapes at a time.
@@ -142,7 +144,7 @@ class ShapeModel:
         index = self.classes(class_name, seed, start, count)
         condition = {**self.condition(index, seed, start), **asked_for(self.controls, targets or {}, count)}
         batches = generate_states(
-            with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta),
+            with_strength(self.denoiser, strength), sampler or self.sampler.adjusted(steps, solver, eta, exponent),
             np.full(count, points), self.codec.n_channels, device=self.device, seed=seed, start=start,
             batch_size=batch_size, precision=precision, condition=condition, progress=progress,
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.diffusion import DenoiserFunction, State
+from common.diffusion import State
 from common.diffusion.model_file import load_weights
 from common.errors import InputError
 from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
-from common.training.pretrain import BatchConfig, pretrain
+from common.training.pretrain import BatchConfig, Teacher, pretrain
 from shapegen.data.batches import ShapeBatches
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.shapes import ShapeSet
@@ -38,10 +38,11 @@ class ModelConfig:
     normalisation: str = "global"
     classes: bool = True
 
-    def describe(self, name: str, shapes: ShapeSet) -> dict[str, Any]:
-        """The `model.json` of a model of `shapes`."""
-        from dataclasses import asdict
-
+    def describe(self, name: str, shapes: ShapeSet, teacher: ShapeModel | None = None) -> dict[str, Any]:
+        """The `model.json` of a model of `shapes`, whose states are a teacher's where classes and unit are the same."""
+        codec = ShapeCodec.fit(shapes, self.normalisation)
+        if teacher is not None and (teacher.codec.class_names, teacher.codec.unit) == (codec.class_names, codec.unit):
+            codec = teacher.codec
         conditional = self.classes and len(shapes.class_names) > 1
         law = np.bincount(shapes.class_index, minlength=len(shapes.class_names)).tolist() if conditional else []
         return {
@@ -51,7 +52,7 @@ class ModelConfig:
             "parameterisation": dict(self.parameterisation),
             "schedule": dict(self.schedule),
             "space": {"name": "euclidean"},
-            "codec": asdict(ShapeCodec.fit(shapes, self.normalisation)),
+            "codec": asdict(codec),
             "class_law": law,
             "sampler": dict(self.sampler),
         }
@@ -84,6 +85,7 @@ def new_model(
     seed: int,
     facts: Mapping[str, Any],
     init_from: str | None = None,
+    teacher: str | None = None,
 ) -> ShapeModel:
     """An untrained model for the classes, the unit and the scale of `shapes`.
 
@@ -94,12 +96,14 @@ def new_model(
         seed: of the initial weights.
         facts: what else `model.json` shall say (data, task, ...).
         init_from: start from the weights of this model (name or folder), whatever its classes.
+        teacher: have the states of this model (name or folder), if it has the same classes and unit.
 
     Raises:
         InputError: an unusable configuration, or weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = ShapeModel.create({**config.describe(name, shapes), **facts})
+    taught = None if teacher is None else load_pretrained(teacher)
+    model = ShapeModel.create({**config.describe(name, shapes, taught), **facts})
     if init_from is not None:
         load_weights(model.denoiser, _weights_for(model, load_pretrained(init_from)), init_from)
     logger.info("%s: %d shapes, %.2f million parameters", name, len(shapes), learnable_count(model.denoiser) / 1e6)
@@ -133,7 +137,7 @@ def train(
     optimiser: OptimiserConfig,
     fit_config: FitConfig,
     resume: bool = False,
-    teacher: DenoiserFunction | None = None,
+    teacher: Teacher | None = None,
 ) -> FitResult:
     """`pretrain` on `shapes`, the training part of a data set."""
     n_classes = len(model.class_law)

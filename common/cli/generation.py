@@ -42,6 +42,7 @@ class GenerationOptions(GuidanceOptions):
     steps: int | None = option(None, "network evaluations a sample (default: the model's recommendation)")
     solver: str | None = option(None, "ancestral, ddim, dpm2 or sde-dpm2 (default: the model's recommendation)")
     eta: float | None = option(None, "noise scale of the solver, 0 (deterministic) to 1")
+    exponent: float | None = option(None, "above 1: more of the steps near the data (default: the model's)")
     seed: int = option(0, "seed; the same seed gives the same samples, whatever the batch size")
     batch_size: int = option(128, "samples at a time")
     device: str = option("auto", "auto, cpu, cuda or mps")
@@ -59,6 +60,10 @@ class GenerationOptions(GuidanceOptions):
                 raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
         if self.seed < 0:
             raise InputError(f"got --seed {self.seed}, expected a number from 0 on")
+
+    def adjusted(self, sampler: Sampler) -> Sampler:
+        """A model's recommended sampler with what was asked for changed; an `InputError` for what cannot be."""
+        return sampler.adjusted(self.steps, self.solver, self.eta, self.exponent)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from common.cli.guidance import LoadModel
-    from common.diffusion import DenoiserFunction
     from common.training.fit import FitConfig, FitResult
     from common.training.optimiser import OptimiserConfig
-    from common.training.pretrain import BatchConfig, TrainableModel
+    from common.training.pretrain import BatchConfig, Teacher, TrainableModel
 
 # What may differ when a training is resumed: how long, where and how closely watched, but not what is learnt.
 _FREE_ON_RESUME = {"steps", "output_dir", "data_folder", "device", "devices", "checkpoint_minutes", "max_minutes",
@@ -116,34 +115,38 @@ class TrainingOptions(ParallelRunOptions):
     teacher: str | None = option(None, "learn the answers of this model (name or folder) on noised data, not the data")
     weaker: str | None = option(None, "guide the teacher away from this weaker model, by autoguidance")
     autoguidance: dict = option({}, "settings of it: scale, active_from, active_to")
+    few_steps: bool = option(False, "learn to sample as the teacher does, but in the few steps of --sampler")
 
     def check(self) -> None:
         """See `LongRunOptions.check`."""
         super().check()
         if self.accumulate < 1:
             raise InputError(f"got --accumulate {self.accumulate}, expected at least 1")
-        for name, needed in (("weaker", "teacher"), ("autoguidance", "weaker")):
+        for name, needed in (("weaker", "teacher"), ("autoguidance", "weaker"), ("few_steps", "teacher")):
             if getattr(self, name) and not getattr(self, needed):
-                raise InputError(f"got --{name} without --{needed}")
+                raise InputError(f"got --{name.replace('_', '-')} without --{needed}")
 
     def teacher_facts(self) -> dict[str, Any]:
         """What `model.json` says of the teacher; nothing without one."""
         if self.teacher is None:
             return {}
         guide = {"weaker": self.weaker, **self.autoguidance} if self.weaker else {}
-        return {"teacher": {"model": self.teacher, **guide}}
+        few = {"few_steps": True} if self.few_steps else {}
+        return {"teacher": {"model": self.teacher, **guide, **few}}
 
-    def load_teacher(self, model: TrainableModel, load: LoadModel) -> DenoiserFunction | None:
+    def load_teacher(self, model: TrainableModel, load: LoadModel) -> Teacher | None:
         """The teacher of a model, on the device of the run; None without one.
 
         Raises:
-            InputError: teacher or weaker model have other states, one with latents, or unusable settings.
+            InputError: teacher or weaker model have other states, one with latents, or unusable settings; or
+                the model's sampler cannot be learnt for.
         """
         from common.algorithms.distillation import check_latents
         from common.cli.doctor import pick_device
         from common.cli.guidance import denoiser_like
         from common.guidance.autoguidance import Autoguidance
         from common.named import build
+        from common.training.pretrain import Teacher
 
         if self.teacher is None:
             return None
@@ -151,11 +154,13 @@ class TrainingOptions(ParallelRunOptions):
         if device == "cuda":
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         teacher = denoiser_like(model.description, self.teacher, load, device)
-        check_latents(model.denoiser, teacher)
-        if self.weaker is None:
-            return teacher
-        weaker = denoiser_like(model.description, self.weaker, load, device)
-        return build(Autoguidance, {**self.autoguidance, "weaker": weaker}, "autoguidance")(teacher)
+        check_latents(teacher)
+        if self.weaker is not None:
+            weaker = denoiser_like(model.description, self.weaker, load, device)
+            teacher = build(Autoguidance, {**self.autoguidance, "weaker": weaker}, "autoguidance")(teacher)
+        lesson = Teacher(teacher, self.few_steps)
+        lesson.check(model)
+        return lesson
 
     def batch_config(self) -> BatchConfig:
         """What the options say of one step."""

@@ -83,11 +83,12 @@ def facts(description: dict[str, Any], samples: str) -> str:
 
 def _taught(teacher: dict[str, Any]) -> str:
     """The row of the model whose answers were learnt."""
-    guided = ""
+    said = [f"`{teacher['model']}`"]
     if "weaker" in teacher:
-        settings = [f"{name} {value:g}" for name, value in teacher.items() if name not in ("model", "weaker")]
-        guided = ", ".join([f", autoguided away from `{teacher['weaker']}`", *settings])
-    return f"\n| teacher | `{teacher['model']}`{guided} |"
+        said.append(f"autoguided away from `{teacher['weaker']}`")
+    settings = {name: value for name, value in teacher.items() if name not in ("model", "weaker")}
+    said += [name if value is True else f"{name} {value:g}" for name, value in settings.items()]
+    return f"\n| teacher | {', '.join(said)} |"
 
 
 def measured(record: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ another estimate of the clean state and another eta:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,6 +116,8 @@ class Sampler:
         eta = eta if self.eta is None else self.eta
         if not 0 <= eta <= 1:
             raise ValueError(f"got eta {eta}, expected a number from 0 (deterministic) to 1 (ancestral)")
+        if not 0 < self.exponent < math.inf:
+            raise ValueError(f"got exponent {self.exponent}, expected a number above 0; 1 for even steps")
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_eta", eta)
 
@@ -128,9 +131,15 @@ class Sampler:
         """EDM's sampler exactly: T ancestral steps and one noisy read-out, T + 1 evaluations (arXiv 2203.17003)."""
         return cls(process, steps=timesteps + 1, solver="ancestral", final_noise=True)
 
-    def adjusted(self, steps: int | None = None, solver: str | None = None, eta: float | None = None) -> Sampler:
+    def adjusted(
+        self,
+        steps: int | None = None,
+        solver: str | None = None,
+        eta: float | None = None,
+        exponent: float | None = None,
+    ) -> Sampler:
         """This sampler with what is not None changed; `InputError` for what cannot be."""
-        changes = {"steps": steps, "solver": solver, "eta": eta}
+        changes = {"steps": steps, "solver": solver, "eta": eta, "exponent": exponent}
         try:
             return replace(self, **{name: value for name, value in changes.items() if value is not None})
         except ValueError as error:

@@ -116,7 +116,10 @@ class DiffusionTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """See `OptimiserConfig`."""
-        return build_optimisers(nn.ModuleList([self.denoiser, self.companions]), self.optimiser)
+        optimisers = build_optimisers(self.denoiser, self.optimiser)
+        if len(self.companions):
+            optimisers += build_optimisers(self.companions, self.optimiser.for_companions())
+        return optimisers
 
     def train_dataloader(self) -> Iterable[State]:
         """Batches from where the run stands: Lightning asks after it has restored a checkpoint."""

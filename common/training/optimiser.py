@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -24,6 +24,10 @@ class OptimiserConfig:
         decay_fraction: share of the run, at its end, over which the rate falls linearly to zero; 1 starts at once.
             A constant rate with a late decay lets a run be prolonged from any checkpoint before the decay.
         gradient_clip: norm above which gradients are scaled down; 0 for none.
+        momentum: share of the last direction that is kept; 0.0 for two networks that chase each other
+            (arXiv 2406.04103, appendix). None: 0.9 of AdamW, 0.95 of Muon.
+        companion_factor: learning rates of what is trained beside the denoiser (a value function, an auxiliary
+            denoiser), over those of the denoiser (two time scales, arXiv 1706.08500).
     """
 
     name: str = "adamw"
@@ -33,10 +37,20 @@ class OptimiserConfig:
     warmup_steps: int = 200
     decay_fraction: float = 0.3
     gradient_clip: float = 1.0
+    momentum: float | None = None
+    companion_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
             raise InputError(f"got optimiser '{self.name}', expected one of {', '.join(OPTIMISERS)}")
+
+    def for_companions(self) -> OptimiserConfig:
+        """These settings for what is trained beside the denoiser."""
+        return replace(
+            self,
+            learning_rate=self.companion_factor * self.learning_rate,
+            muon_learning_rate=self.companion_factor * self.muon_learning_rate,
+        )
 
     def factor(self, step: int, max_steps: int) -> float:
         """Learning rate at `step` of `max_steps`, relative to its full value."""
@@ -64,7 +78,11 @@ def _muon(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimi
     inside = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in inside]
     muon = BatchedMuon(
-        matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, momentum=0.95, nesterov=True
+        matrices,
+        lr=config.muon_learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=0.95 if config.momentum is None else config.momentum,
+        nesterov=True,
     )
     return [muon, _adamw_for(rest, config)]
 
@@ -75,7 +93,8 @@ def _adamw_for(parameters: list[nn.Parameter], config: OptimiserConfig) -> torch
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+    momentum = 0.9 if config.momentum is None else config.momentum
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(momentum, 0.99), fused=True)
 
 
 OPTIMISERS = {"adamw": _adamw, "muon": _muon}

@@ -82,7 +82,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
             replace(options, target=others), [control.name for control in model.controls], _finder(model)
         )  # fmt: skip
     law = None if by_law is None else _law(options, model, by_law, asked)
-    sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
+    sampler = options.adjusted(model.sampler)
     reward = _reward(options, asked, model)
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)
     weaker = weaker_denoiser(options, model, load_pretrained)
@@ -150,8 +150,8 @@ def _sample(
             num_atoms, values = law[1].draw(options.seed, start, count)
             drawn = {law[0]: values}
         samples = model.sample(
-            count, num_atoms=num_atoms, targets={**targets, **drawn}, strength=options.strength, steps=options.steps,
-            solver=options.solver, eta=options.eta, sampler=guide, seed=options.seed, start=start,
+            count, num_atoms=num_atoms, targets={**targets, **drawn}, strength=options.strength,
+            sampler=guide or options.adjusted(model.sampler), seed=options.seed, start=start,
             batch_size=max(1, options.batch_size // (guide.particles if guide is not None else 1)),
             precision=options.precision, progress=progress,
         )  # fmt: skip

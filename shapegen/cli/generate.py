@@ -64,7 +64,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
     class_name, asked = wanted(options, model)
-    sampler = model.sampler.adjusted(options.steps, options.solver, options.eta)
+    sampler = options.adjusted(model.sampler)
     rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
     reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)
@@ -137,7 +137,7 @@ def _sample(
     def make(start: int, count: int, progress: Callable[[int], None]) -> ShapeSet:
         return model.sample(
             count, points=options.points, class_name=class_name, targets=targets, strength=options.strength,
-            steps=options.steps, solver=options.solver, eta=options.eta, sampler=guide, seed=options.seed, start=start,
+            sampler=guide or options.adjusted(model.sampler), seed=options.seed, start=start,
             batch_size=max(1, options.batch_size // (guide.particles if guide is not None else 1)),
             precision=options.precision, progress=progress,
         )  # fmt: skip

@@ -119,6 +119,7 @@ def _train(
             "task": "class" if options.class_conditional else "none", **options.teacher_facts(),
         },
         init_from=options.init_from,
+        teacher=options.teacher,
     )  # fmt: skip
     teacher = options.load_teacher(model, load_pretrained)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.oracle import GaussianLaw
-from contracts.toy import Pointwise
+from contracts.toy import PointwiseModel
 from contracts.worlds import GaussianWorld
 
 from common.algorithms.distillation import Distillation
 from common.algorithms.likelihood import Likelihood
-from common.diffusion import Centered, Cosine, Denoiser, Euclidean, Process, State, V
+from common.diffusion import Centered, Cosine, Euclidean, Process, State
 from common.errors import InputError
 from common.guidance import Autoguidance
 from common.training.fit import FitConfig
 from common.training.optimiser import OptimiserConfig
-from common.training.pretrain import BatchConfig, pretrain
+from common.training.pretrain import BatchConfig, Teacher, pretrain
 
 WORLD = GaussianWorld(Centered(3), sizes=(3, 2), n_channels=4)
 # The same data, blurred: what a model with less capacity would take them for.
@@ -75,18 +75,6 @@ def test_unusable_settings_are_named(settings):
         Autoguidance(WEAKER, **settings)
 
 
-class Model:
-    """The least that `pretrain` needs."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.denoiser = Denoiser(Pointwise(), PROCESS, V())
-        self.description = {}
-
-    def save(self, directory) -> None:
-        directory.mkdir(parents=True)
-
-
 PROCESS = Process(Cosine(), Euclidean())
 DATA = torch.linspace(-1, 1, 64)[:, None, None].expand(64, 2, 3) * torch.tensor([1.0, -0.5, 0.2])
 # What no data would teach: a teacher that puts everything at one place.
@@ -103,11 +91,11 @@ def batches(start: int, rank: int, world_size: int):
 
 
 def test_a_student_learns_the_teachers_answers_and_not_the_data(tmp_path):
-    model = Model()
+    model = PointwiseModel(PROCESS)
     result = pretrain(
         model, batches, tmp_path, batch_config=BatchConfig(64),
         optimiser=OptimiserConfig(learning_rate=0.01, warmup_steps=5),
-        fit_config=FitConfig(max_steps=400, precision="float32", device="cpu", ema_decay=0.9), teacher=teacher,
+        fit_config=FitConfig(max_steps=400, precision="float32", device="cpu", ema_decay=0.9), teacher=Teacher(teacher),
     )  # fmt: skip
     state, t = State(DATA, torch.ones(64, 2, dtype=torch.bool)), torch.full((64,), 0.6)
     noise = torch.randn(DATA.shape, generator=torch.Generator().manual_seed(1))
@@ -116,7 +104,7 @@ def test_a_student_learns_the_teachers_answers_and_not_the_data(tmp_path):
 
 
 def test_its_loss_is_the_squared_error_of_v_and_asks_the_teacher_without_a_graph():
-    model = Model().denoiser
+    model = PointwiseModel(PROCESS).denoiser
     algorithm = Distillation(teacher=teacher, likelihood=Likelihood())
     batch = State(DATA[:8], torch.ones(8, 2, dtype=torch.bool))
     experience = algorithm.collect(model, model, None, batch, lambda *_: None, torch.Generator().manual_seed(0))
@@ -132,10 +120,10 @@ def test_its_loss_is_the_squared_error_of_v_and_asks_the_teacher_without_a_graph
 
 
 def test_a_network_with_latents_takes_no_teacher(tmp_path):
-    model = Model()
+    model = PointwiseModel(PROCESS)
     model.denoiser.network.conditions = ("latent",)
     with pytest.raises(InputError, match="latents of its own"):
         pretrain(
             model, batches, tmp_path, batch_config=BatchConfig(4), optimiser=OptimiserConfig(),
-            fit_config=FitConfig(max_steps=1), teacher=teacher,
+            fit_config=FitConfig(max_steps=1), teacher=Teacher(teacher),
         )  # fmt: skip

@@ -1,9 +1,15 @@
-"""A small network for tests of training."""
+"""A small network and a model of it, for tests of training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from common.diffusion import Denoiser, Process, V
 
 
 class Pointwise(nn.Module):
@@ -18,3 +24,15 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, mask: Tensor, context: Tensor | None) -> Tensor:
         return self.out(self.inner(torch.cat([x, t[:, None, None].expand(*x.shape[:2], 1)], dim=-1)))
+
+
+class PointwiseModel:
+    """The least that `pretrain` needs, with the same weights each time."""
+
+    def __init__(self, process: Process) -> None:
+        torch.manual_seed(0)
+        self.denoiser = Denoiser(Pointwise(), process, V())
+        self.description: Mapping[str, Any] = {"sampler": {"steps": 3, "solver": "ancestral"}}
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,13 @@ def test_a_weaker_model_guides_and_the_guided_model_teaches(folder, tmp_path):
     assert main(["train", *tiny, "--init-from", run, *taught, "--output-dir", str(tmp_path / "student")]) == 0
     description = json.loads((tmp_path / "student" / "model" / "model.json").read_text())
     assert description["teacher"] == {"model": run, "weaker": weaker, "scale": 2}
+    few = ["--few-steps", "--sampler", '{"steps": 3, "solver": "ancestral", "exponent": 1.5}']
+    assert main(["train", *tiny, "--init-from", run, *taught, *few, "--output-dir", str(tmp_path / "few")]) == 0
+    description = json.loads((tmp_path / "few" / "model" / "model.json").read_text())
+    assert description["teacher"]["few_steps"] is True
+    assert main([*words[:1], str(tmp_path / "few"), *words[2:], "--output-dir", str(tmp_path / "quick")]) == 0
+    facts = json.loads((tmp_path / "quick" / "metrics.json").read_text())["generation"]
+    assert facts["network_evaluations"] == 3
 
 
 def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
@@ -165,6 +172,12 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["train", "--network", "{name: egnn, hiden_nf: 3}", "--output-dir", "NEW"], "did you mean 'hidden_nf'"),
         (["train", "--optimiser", "{learning_rat: 3}", "--output-dir", "NEW"], "did you mean 'learning_rate'"),
         (["train", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --teacher"),
+        (["train", "--few-steps", "--output-dir", "NEW"], "--few-steps without --teacher"),
+        (
+            ["train", "--config", "TINY", "--teacher", "RUN", "--few-steps", "--output-dir", "NEW"],
+            "expected ancestral steps",
+        ),
+        (["generate", "RUN", "--exponent", "0", "--output-dir", "NEW"], "expected a number above 0"),
         (["train", "--config", "TINY", "--teacher", "gdb7-xtb", "--output-dir", "NEW"], "states of another codec"),
         (["generate", "RUN", "--guidance", "autoguidance", "--output-dir", "NEW"], "needs --weaker MODEL"),
         (["generate", "RUN", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --guidance autoguidance"),

@@ -129,6 +129,20 @@ def test_a_weaker_model_guides_and_the_guided_model_teaches(trained, data, tmp_p
     assert description["teacher"] == {"model": str(trained), "weaker": weaker}
 
 
+def test_a_student_has_its_teachers_states_and_samples_in_few_steps(trained, data, tmp_path):
+    part = ShapeSet.load(data)
+    ShapeSet.save(part.select(np.arange(0, len(part), 2)), tmp_path / "part.npz")
+    few = ("--teacher", str(trained), "--few-steps", "--sampler", '{"steps": 5, "solver": "ancestral"}')
+    arguments = train_arguments(tmp_path / "part.npz", tmp_path / "student")
+    assert main([*arguments, "--init-from", str(trained), *few]) == 0
+    base, student = (
+        json.loads((path / "model" / "model.json").read_text()) for path in (trained, tmp_path / "student")
+    )
+    assert student["codec"] == base["codec"]
+    assert student["teacher"] == {"model": str(trained), "few_steps": True}
+    assert student["sampler"]["steps"] == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
