@@ -25,6 +25,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.reward_calls + other.reward_calls, self.evaluations + other.evaluations)
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.reward_calls - other.reward_calls, self.evaluations - other.evaluations)
+
 
 class Counted:
     """A denoiser, or another function of noisy states, that counts the samples that it sees."""

@@ -106,7 +106,7 @@ def compare_gradients(
 @torch.no_grad()
 def _advantages(rgdm: Rgdm, drawn: Candidates, base: Transition, own: Transition) -> Tensor:
     """(M, K) centred advantages over K - 1; invalid candidates have the lowest of their row, or none."""
-    values = drawn.rewards / rgdm.tau
+    values = drawn.rewards / rgdm.round_tau
     if rgdm.target == "kl":
         values = values - _log_prob(own, drawn.after) + _log_prob(base, drawn.after)
     valid = torch.isfinite(drawn.rewards)

@@ -14,20 +14,23 @@ Our choices: where the candidates come from, their number K, the value of a cand
     payoff   q* ~ exp(v(x_s) / tau)                     the rewards alone, as far as the candidates reach
     policy   q* ~ p_theta(x_s | x_t) exp(v(x_s) / tau)  the policy's own steps, better, round for round
 
-with `anchor` a > 0 `policy` becomes p_theta^(1 - a) p_ref^a exp(v / tau): Gaussians of one variance, so that its mean
+with `anchor` a > 0 `policy` becomes p_theta^(1 - a) p_ref^a exp(v / tau'): Gaussians of one variance, so that its mean
 is that of `policy` moved the share a of the way back to the base's. Each round keeps what rewards went on asking for
-and forgets the rest; where v is linear it settles at the base's step tilted at the temperature a tau.
+and forgets the rest. Rounds add up to 1 / a of the tilt of one, of which self-normalised weights of K candidates give
+1 - 1 / K; with tau' = tau (1 - 1 / K) / a they settle, where v is linear, at the base's step tilted at the temperature
+tau, the same law as that of `kl`.
 
 All by self-normalised importance weights, whose bias falls as 1 / K, with a control variate (`Candidates.mean`),
 without which the gradient of a small tilt is all noise. The value of a candidate is the reward of the reference's
 estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s and so pulls too hard at noisy times;
-or of a draw of x_0 by a short chain of the reference (`look_ahead` > 1), for which the weights have the right mean:
-E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
+or of a short chain of the reference (`look_ahead` > 1), which draws x_0 but for its last estimate. As it grows to all
+the steps left the weights get the right mean, E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
 
-Known biases: at look_ahead 1 the tilt is too strong (see the closed-form suite). The weight p_ref / proposal spreads
-with the degrees of freedom: explore_std far from 1 leaves few effective samples in large systems; so does a policy far
-from the base, where `kl` with few candidates finds no way on. `payoff` and `policy` have no divergence that holds
-them: they contract to the best rewards, `policy` by a little every round, so that it can be stopped in time.
+Known biases: with a short look-ahead the spread of x_0 is too small and the tilt too strong (see the closed-form
+suite). The weight p_ref / proposal spreads with the degrees of freedom: explore_std far from 1 leaves few effective
+samples in large systems; so does a policy far from the base, where `kl` with few candidates finds no way on. `payoff`,
+and `policy` without an anchor, have no divergence that holds them: they contract to the best rewards, `policy` by a
+little every round, so that it can be stopped in time.
 """
 
 from __future__ import annotations
@@ -103,7 +106,7 @@ class Rgdm(FromChains):
 
     Attributes:
         sampler: whose reverse steps are trained; see `rollout_sampler`.
-        tau: temperature of the pay-off.
+        tau: temperature of the law that training settles at, see above; of each round's pay-off where nothing holds it.
         target: `policy` (from where the policy stands), `kl` (with the reference term) or `payoff` (rewards alone).
         proposal: where candidates come from: `policy` (its step, at states of its chains), `reference` (the base's step
             at those states) or `posterior` (q(x_s | x_t, x_0) of clean data, at noised data: no chain is needed).
@@ -147,6 +150,12 @@ class Rgdm(FromChains):
     def needs_data(self) -> bool:
         """See `Algorithm`."""
         return self.proposal == "posterior"
+
+    @property
+    def round_tau(self) -> float:
+        """The temperature tau' of one round's pay-off."""
+        held = self.target == "policy" and self.anchor > 0
+        return self.tau * (1 - 1 / self.candidates) / self.anchor if held else self.tau
 
     def collect(
         self,
@@ -233,7 +242,7 @@ class Rgdm(FromChains):
         ends = before.index(rows).replace(x=after)
         clean_ends = self._look_ahead(reference, ends, steps[rows], generator)
         scored = score(reward, clean_ends)
-        logits = torch.where(scored.valid, scored.values / self.tau, torch.full_like(scored.values, -torch.inf))
+        logits = torch.where(scored.valid, scored.values / self.round_tau, torch.full_like(scored.values, -torch.inf))
         logits = logits - wide.log_prob(after)
         prior = base
         if self.target == "policy":

@@ -113,13 +113,19 @@ def generate(
     """The command that samples `model` into `folder`/samples: the benchmark's own options win over `options`."""
     chosen = {
         "num_samples": benchmark.num_samples,
-        "seed": trial.seed,
+        "seed": _sampling_seed(benchmark, trial, folder),
         **options,
         **benchmark.options("generate", trial.method),
     }
     output_dir = folder / "samples"
     words = (program, "generate", str(model), *flags(chosen), "--output-dir", str(output_dir))
     return Step("sampling", words, output_dir)
+
+
+def _sampling_seed(benchmark: Benchmark, trial: Trial, folder: Path) -> int:
+    """Another one than that of training, whose chains would share its noise, and another one for each target."""
+    alone = folder == trial.shared or trial.target not in benchmark.targets
+    return 1000 * (1 if alone else 1 + benchmark.targets.index(trial.target)) + trial.seed
 
 
 def finetune(program: str, benchmark: Benchmark, trial: Trial, folder: Path, **options: Any) -> Step:

@@ -28,7 +28,7 @@ class Row:
         description: a few words.
         kind: "base", "sampling", "conditional", "fine-tuning", "foreign" or "reference".
         metrics: name -> over all its runs.
-        samples: judged, over all runs.
+        samples: different ones that were judged, over all runs.
         training, sampling: what a seed took: all targets, each step once.
         delivered: different samples that a seed made.
         budget: how it stands to the budget of the benchmark, in words.
@@ -144,19 +144,20 @@ def _row(
 ) -> Row:
     done = [trial for trial in trials if trial.done and trial.verdict is not None]
     verdicts = [trial.verdict for trial in done if trial.verdict is not None]
-    groups = [trial.target for trial in done]
+    groups, sets = [trial.target for trial in done], [_samples_of(trial) for trial in done]
     shares = {column.name for column in columns if column.share}
     names = dict.fromkeys(metric.name for verdict in verdicts for metric in verdict.metrics)
-    found = {name: [m for verdict in verdicts for m in verdict.metrics if m.name == name] for name in names}
-    # What a run lacks because it had another target is combined over those that have it.
-    metrics = {
-        name: combine(
-            rows,
-            [g for g, verdict in zip(groups, verdicts, strict=True) if any(m.name == name for m in verdict.metrics)],
-            name in shares,
+    metrics = {}
+    for column in names:
+        found = [{metric.name: metric for metric in verdict.metrics}.get(column) for verdict in verdicts]
+        # What a run lacks because it had another target is combined over those that have it.
+        having = [i for i, metric in enumerate(found) if metric is not None]
+        metrics[column] = combine(
+            [metric for metric in found if metric is not None],
+            [groups[i] for i in having],
+            [sets[i] for i in having],
+            share=column in shares,
         )
-        for name, rows in found.items()
-    }
     foreign = any(trial.foreign for trial in trials)
     method = domain.methods.get(name)
     seeds = len({trial.seed for trial in done}) or 1
@@ -168,7 +169,7 @@ def _row(
         description="samples from elsewhere" if foreign else method.description if method else "",
         kind="foreign" if foreign else method.group if method else "base",
         metrics=metrics,
-        samples=sum(verdict.n_samples for verdict in verdicts),
+        samples=sum({of: verdict.n_samples for of, verdict in zip(sets, verdicts, strict=True)}.values()),
         training=training,
         sampling=sampling,
         delivered=_delivered(done) / seeds,
@@ -177,6 +178,11 @@ def _row(
         trials=tuple(trials),
         notes=tuple(dict.fromkeys(note for verdict in verdicts for note in verdict.notes)),
     )
+
+
+def _samples_of(trial: TrialRecord) -> str:
+    """The folder of its samples, which several targets may share; its own name for samples from elsewhere."""
+    return str(trial.steps[-1].output_dir) if trial.steps else f"{trial.method} {trial.target} {trial.seed}"
 
 
 def _steps(trials: Iterable[TrialRecord], stage: str) -> list[StepRecord]:

@@ -156,7 +156,9 @@ def median_with_failures(name: str, values: np.ndarray, rule: str) -> Metric:
     return Metric(name, value, low, high, n, rule)
 
 
-def combine(metrics: Sequence[Metric], groups: Sequence[str], share: bool = False) -> Metric:
+def combine(
+    metrics: Sequence[Metric], groups: Sequence[str], sets: Sequence[str] | None = None, share: bool = False
+) -> Metric:
     """One metric of several runs: their mean, with a 95 % interval that knows both the samples' noise and the runs'.
 
     Random effects after DerSimonian and Laird (Controlled Clinical Trials 1986, 7, 177) with equal weights: the
@@ -166,10 +168,13 @@ def combine(metrics: Sequence[Metric], groups: Sequence[str], share: bool = Fals
     Args:
         metrics: of the runs, all of one name.
         groups: the target of each run: runs for different targets differ for a reason, so they say nothing of noise.
+        sets: the set of samples that each run judged, where several judged one: their errors count as the same error,
+            exact for what the target does not change and on the safe side for the rest. None: each its own.
         share: bounds the interval to [0, 1].
     """
     first, known = metrics[0], [m for m in metrics if math.isfinite(m.value)]
-    n = sum(metric.n for metric in metrics)
+    judged = sets or [str(i) for i in range(len(metrics))]
+    n = sum(max(metric.n for metric, of in zip(metrics, judged, strict=True) if of == one) for one in set(judged))
     if len(known) < len(metrics) or len(known) == 0:
         # A mean over those runs alone that could be measured would flatter.
         return Metric.undefined(first.name, n, first.rule)
@@ -182,10 +187,12 @@ def combine(metrics: Sequence[Metric], groups: Sequence[str], share: bool = Fals
         inside = labels == label
         if inside.sum() > 1:
             spread[inside] = values[inside].var(ddof=1)
+    owner = np.unique(judged, return_inverse=True)[1]
     value, ends = float(values.mean()), []
     for side, sign in ((np.array([m.low for m in metrics]), -1), (np.array([m.high for m in metrics]), 1)):
         sampling = ((side - values) / Z95) ** 2
-        deviation = math.sqrt(float(np.maximum(sampling, spread).sum())) / len(values)
+        of_each_set = np.bincount(owner, np.sqrt(np.maximum(sampling, spread)))
+        deviation = math.sqrt(float((of_each_set**2).sum())) / len(values)
         ends.append(value + sign * Z95 * deviation)
     if share:
         ends = [min(max(end, 0.0), 1.0) for end in ends]

@@ -50,7 +50,9 @@ class FinetuneOptions(ParallelRunOptions):
     aggregate: str = option("weighted_sum", "how several targets become one: weighted_sum, product or lexicographic")
     floor: float | None = option(None, "reward of failures, and the lowest there is (default: the worst of the batch)")
     judge: list[str] = option([], "independent opinion that is measured and never trained on, as --target")
-    tau: float = option(1.0, "temperature: weight of the divergence from the base against the reward")
+    tau: float | None = option(
+        None, "temperature: weight of the divergence from the base against the reward (default: 1; 0.27 for rgdm)"
+    )
     settings: dict = option({}, "settings of the method, such as candidates, clip, truncation (docs/papers.md)")
     rollout_steps: int = option(20, "network evaluations of a chain in training")
     exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
@@ -114,6 +116,23 @@ def parse_control(text: str) -> ControlRequest:
     return ControlRequest(match["name"], std, gamma)
 
 
+def check_learnt_from(terms: Sequence[ControlTerm], half: str, data: str | None) -> None:
+    """Raise `InputError` for a rewarding predictor that has seen labels of the other half, which is for judges."""
+    from common.predictors import PropertyFunction
+
+    if half == "all":
+        return
+    for predictor in (term.predictor for term in terms):
+        if not isinstance(predictor, PropertyFunction):
+            continue
+        description = predictor.predictor.description
+        if (description.get("half"), description.get("data")) != (half, data):
+            raise InputError(
+                f"got --half {half} and a predictor that has learnt from half {description.get('half')} of "
+                f"{description.get('data')}; give --predictor, a folder of train-predictor --data {data} --half {half}"
+            )
+
+
 class FinetuneTask(Protocol):
     """A domain's `Task`, with what the options need beside it."""
 
@@ -166,6 +185,8 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         null_share=options.null_share, even_share=options.even_share, active_from=active_from,
     )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
+    if options.method != "likelihood":
+        check_learnt_from(terms, options.half, options.data or task.model.description.get("data"))
     labels = [term.control.name for term in terms]
     pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
     algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
@@ -205,7 +226,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
             },
             "finetuning": {
                 "base": options.base, "method": options.method, "target": options.target, "control": options.control,
-                "tau": options.tau, "settings": options.settings,
+                "tau": getattr(getattr(algorithm, "inner", algorithm), "tau", None), "settings": options.settings,
                 # Where controls have their values from; `generate` draws from the same law.
                 **({"data": data, "half": options.half} if terms or algorithm.needs_data else {}),
             },

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from common.atomic import write_json
 from common.cli.guidance import GuidanceOptions
 from common.cli.options import argument, option
 from common.errors import InputError
 
 if TYPE_CHECKING:
+    from common.cost import Cost
     from common.diffusion import DenoiserFunction, Sampler
     from common.guidance import GuidedSampler, NoisyLogWeight
     from common.rewards import Reward
@@ -144,24 +147,6 @@ def guided(
         yield guided_sampler(options, sampler, denoiser, reward=opened, log_weight=log_weight, weaker=weaker)
 
 
-def generation_facts(
-    options: GenerationOptions, sampler: Sampler, guide: GuidedSampler | None, count: int, seconds: float
-) -> dict[str, Any]:
-    """What `metrics.json` says of how samples were made; `network_evaluations` is for one sample."""
-    from common.cli.guidance import guidance_facts
-
-    facts: dict[str, Any] = {
-        "samples": count,
-        "seconds": round(seconds, 2),
-        "network_evaluations": options.steps or sampler.steps,
-    }
-    if guide is not None and count:
-        spent = guidance_facts(guide, options.guidance_methods())
-        per_sample = {name: spent.pop(name) / count for name in ("network_evaluations", "reward_calls")}
-        facts |= {**spent, **{name: round(value, 2) for name, value in per_sample.items()}}
-    return {"generation": facts}
-
-
 class SampleSet(Protocol):
     """Samples of a domain, as this module needs them."""
 
@@ -169,6 +154,41 @@ class SampleSet(Protocol):
 
 
 Samples = TypeVar("Samples", bound=SampleSet)
+
+
+@dataclass(frozen=True)
+class Made(Generic[Samples]):
+    """What `sample_in_parts` made, now or before.
+
+    Attributes:
+        parts: in order.
+        cost: of all of them under guidance.
+        seconds: that sampling took, over all resumptions.
+    """
+
+    parts: list[Samples]
+    cost: Cost
+    seconds: float
+
+
+def generation_facts(
+    options: GenerationOptions, sampler: Sampler, guide: GuidedSampler | None, made: Made[Any], count: int
+) -> dict[str, Any]:
+    """What `metrics.json` says of how `count` samples were made; `network_evaluations` is for one sample."""
+    facts: dict[str, Any] = {
+        "samples": count,
+        "seconds": round(made.seconds, 2),
+        "network_evaluations": options.steps or sampler.steps,
+    }
+    everything = sum(map(len, made.parts))
+    if guide is not None and everything:
+        facts |= {
+            "guidance": [str(method) for method in options.guidance_methods()],
+            "particles": guide.particles,
+            "network_evaluations": round(made.cost.evaluations / everything, 2),
+            "reward_calls": round(made.cost.reward_calls / everything, 2),
+        }
+    return {"generation": facts}
 
 
 def sample_in_parts(
@@ -179,30 +199,43 @@ def sample_in_parts(
     make: Callable[[int, int, Callable[[int], None]], Samples],
     save: Callable[[Samples, Path], None],
     load: Callable[[Path], Samples],
-) -> list[Samples]:
+    guide: GuidedSampler | None = None,
+) -> Made[Samples]:
     """All samples as parts, each on disk as soon as it is made; fewer of them after Ctrl-C.
 
     Args:
-        folder: part k, with the samples k * part_size, ..., lies there as `k.npz`; what is there is not made again.
+        folder: part k, with the samples k * part_size, ..., lies there as `k.npz`, and what it took as `k.json`; what
+            is there is not made again.
         num_samples: of all parts.
         part_size: samples a part.
         make: (start, count, progress) -> samples start, ..., start + count - 1.
         save, load: a part to and from disk; a part is used as it was loaded, so that a resumed run has the same.
+        guide: what counts the cost of `make`.
     """
+    from common.cost import Cost
+
     folder.mkdir(exist_ok=True)
     parts: list[Samples] = []
+    cost, seconds = Cost(), 0.0
     try:
         for start in range(0, num_samples, part_size):
             count = min(part_size, num_samples - start)
             path = folder / f"{start // part_size:06d}.npz"
-            part = load(path) if path.exists() else None
+            record = path.with_suffix(".json")
+            part = load(path) if path.exists() and record.exists() else None
             if part is None or len(part) < count:
+                before, began = guide.cost if guide is not None else Cost(), time.monotonic()
                 save(make(start, count, _progress(start, num_samples)), path)
+                spent = guide.cost - before if guide is not None else Cost()
+                write_json(record, {**asdict(spent), "seconds": time.monotonic() - began})
                 part = load(path)
+            took = json.loads(record.read_text())
+            seconds += took.pop("seconds")
+            cost += Cost(**took)
             parts.append(part)
     except KeyboardInterrupt:
         logger.info("interrupted; %d samples are kept", sum(map(len, parts)))
-    return parts
+    return Made(parts, cost, seconds)
 
 
 def _progress(start: int, total: int) -> Callable[[int], None]:

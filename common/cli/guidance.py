@@ -166,14 +166,3 @@ def classifier_weight(
     if name not in values:
         raise InputError(f"the classifier predicts {name}; give --target {name}=VALUE")
     return NoisyLikelihood(predictor.control, predictor, value=values[name])
-
-
-def guidance_facts(guided: GuidedSampler, methods: list[Method]) -> dict[str, Any]:
-    """What `metrics.json` says of guidance: the methods, and what was spent by all samples together."""
-    cost = guided.cost
-    return {
-        "guidance": [str(method) for method in methods],
-        "particles": guided.particles,
-        "network_evaluations": cost.evaluations,
-        "reward_calls": cost.reward_calls,
-    }

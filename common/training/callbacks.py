@@ -225,13 +225,14 @@ class Measurements(Callback):
         return self.watch.alarmed
 
     def state_dict(self) -> dict[str, Any]:
-        """What the watch compares with goes into the checkpoint."""
-        return {} if self.watch is None else {"watch": self.watch.state()}
+        """What the watch compares with goes into the checkpoint, and the weights that it last found good."""
+        return {} if self.watch is None else {"watch": self.watch.state(), "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
         if self.watch is not None and "watch" in state_dict:
             self.watch.restore(state_dict["watch"])
+            self.best = state_dict.get("best")
 
 
 def _training(module: torch.nn.Module) -> DiffusionTraining:

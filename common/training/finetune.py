@@ -30,6 +30,8 @@ from common.training.watch import Watch
 
 # Methods that are about control inputs, beside `ALGORITHMS`.
 _NEEDS_CONTROL = ("ctrl", "likelihood")
+# Short runs of pay-off samples come only part of the way, so that by default they aim further.
+_RGDM_TAU = 0.27
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Method:
     Attributes:
         name: a key of `ALGORITHMS`; `ctrl`, which is `backprop` with control inputs; or `likelihood`, which learns
             them from labelled data.
-        tau: temperature: weight of the divergence from the base against the reward.
+        tau: temperature: weight of the divergence from the base against the reward; None for 1, and for 0.27 where
+            `rgdm` is rewarded for a target.
         settings: of the algorithm.
         rollout_steps: network evaluations of a chain in training.
         exponent: its times are linspace(1, 0, steps) ** exponent.
@@ -49,7 +52,7 @@ class Method:
     """
 
     name: str
-    tau: float = 1.0
+    tau: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     rollout_steps: int = 30
     exponent: float = 1.0
@@ -79,8 +82,9 @@ class Method:
             settings.setdefault("value", ValueNetwork(n_channels))
         sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
         if name == "backprop":
-            settings.setdefault("inactive", int((sampler.times() < self.active_from).sum()))
-        found = build(ALGORITHMS[name], {"sampler": sampler, "tau": self.tau, **settings}, f"method '{name}'")
+            settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
+        tau = self.tau if self.tau is not None else _RGDM_TAU if name == "rgdm" and not terms else 1.0
+        found = build(ALGORITHMS[name], {"sampler": sampler, "tau": tau, **settings}, f"method '{name}'")
         return Ctrl(found, tuple(terms), self.null_share, self.even_share) if terms else found
 
 

@@ -187,7 +187,8 @@ class DiffusionTraining(lightning.LightningModule):
         if not active_from or self.algorithm.sampler is None or experience.length > 1:
             return experience
         if experience.length == 1:
-            t = self.algorithm.sampler.times().to(experience.path.device)[experience.steps[:, 0]]
+            # In the precision in which the policy compares, so that both agree on a time that is just `active_from`.
+            t = self.algorithm.sampler.times().to(experience.path)[experience.steps[:, 0]]
         else:
             t = experience.extra["t"]
         return experience.index(t >= active_from)

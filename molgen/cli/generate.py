@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from common.cli.generation import (
     FREE_ON_RESUME,
     Asked,
     GenerationOptions,
+    Made,
     generation_facts,
     guided,
     read_targets,
@@ -65,6 +65,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
+    from molgen.data.molecules import MoleculeSet
     from molgen.models import NETWORKS
     from molgen.pretrained import STORE, load_pretrained
     from molgen.results import judge, write_samples, write_tables
@@ -99,21 +100,22 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         model=str(STORE.find(options.model)),
         training_data=model.description.get("data"),
     )
-    started = time.monotonic()
     with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
-        samples, missing = _sample(options, model, asked.inputs, law, guide, directory)
-    seconds = time.monotonic() - started
+        made = _sample(options, model, asked.inputs, law, guide, directory)
+    samples = MoleculeSet.concatenate(made.parts) if made.parts else MoleculeSet.from_molecules([])
+    # A run that was longer before keeps its parts; this one shows what it was asked for.
+    samples = samples.select(range(min(len(samples), options.num_samples)))
     evaluation = judge(
         samples, _reference(options, model), posebusters=options.posebusters, workers=options.workers, seed=options.seed
     )
     write_samples(directory.path, samples, evaluation)
-    facts = generation_facts(options, sampler, guide, len(samples), seconds)
+    facts = generation_facts(options, sampler, guide, made, len(samples))
     write_tables(directory.path, evaluation, facts, samples.properties)
     if options.pictures > 0:
         _draw(directory.path / "samples.png", evaluation, options.pictures)
     if not options.json:
-        _summarise(directory, evaluation, seconds)
-    if missing and not options.allow_partial:
+        _summarise(directory, evaluation, made.seconds)
+    if len(samples) < options.num_samples and not options.allow_partial:
         raise IncompleteError(
             f"{len(samples)} of {options.num_samples} molecules; the rest: the same command with --resume"
         )
@@ -139,8 +141,8 @@ def _sample(
     law: tuple[str, TargetLaw] | None,
     guide: GuidedSampler | None,
     directory: RunDirectory,
-) -> tuple[MoleculeSet, int]:
-    """All samples, with the values that a law asked them for; and how many are missing because of Ctrl-C."""
+) -> Made[MoleculeSet]:
+    """The samples, with the values that a law asked them for; those that were made before Ctrl-C."""
     from molgen.data.molecules import MoleculeSet
     from molgen.target_law import ASKED
 
@@ -157,14 +159,10 @@ def _sample(
         )  # fmt: skip
         return replace(samples, properties={ASKED + column: values for column, values in drawn.items()})
 
-    parts = sample_in_parts(
+    return sample_in_parts(
         directory / "parts", options.num_samples, _PART,
-        make=make, save=lambda part, path: part.save(path), load=MoleculeSet.load,
+        make=make, save=lambda part, path: part.save(path), load=MoleculeSet.load, guide=guide,
     )  # fmt: skip
-    samples = MoleculeSet.concatenate(parts) if parts else MoleculeSet.from_molecules([])
-    # A run that was longer before keeps its parts; this one shows what it was asked for.
-    samples = samples.select(range(min(len(samples), options.num_samples)))
-    return samples, options.num_samples - len(samples)
 
 
 def _finder(model: MoleculeModel) -> Callable[[str, str | None], Quantity]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from common.cli.generation import (
     FREE_ON_RESUME,
     Asked,
     GenerationOptions,
+    Made,
     generation_facts,
     guided,
     read_targets,
@@ -54,6 +54,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
+    from shapegen.data.shapes import ShapeSet
     from shapegen.models import NETWORKS
     from shapegen.pretrained import STORE, load_pretrained
     from shapegen.results import draw_samples, write_samples
@@ -82,10 +83,12 @@ def run(options: GenerateOptions) -> dict[str, Any]:
         model=str(STORE.find(options.model)),
         training_data=model.description.get("data"),
     )
-    started = time.monotonic()
     with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
-        shapes = _sample(options, model, class_name, asked.inputs, guide, directory)
-    facts = generation_facts(options, sampler, guide, len(shapes), time.monotonic() - started)
+        made = _sample(options, model, class_name, asked.inputs, guide, directory)
+    shapes = ShapeSet.concatenate(made.parts) if made.parts else model.sample(0, points=options.points)
+    # A run that was longer before keeps its parts; this one shows what it was asked for.
+    shapes = shapes.select(range(min(len(shapes), options.num_samples)))
+    facts = generation_facts(options, sampler, guide, made, len(shapes))
     write_samples(directory.path, shapes, device)
     write_json(directory / "metrics.json", facts)
     if options.pictures > 0 and len(shapes):
@@ -130,8 +133,8 @@ def _sample(
     targets: dict[str, float],
     guide: GuidedSampler | None,
     directory: RunDirectory,
-) -> ShapeSet:
-    """All samples, or those that were made before Ctrl-C."""
+) -> Made[ShapeSet]:
+    """The samples, or those that were made before Ctrl-C."""
     from shapegen.data.shapes import ShapeSet
 
     def make(start: int, count: int, progress: Callable[[int], None]) -> ShapeSet:
@@ -142,15 +145,10 @@ def _sample(
             precision=options.precision, progress=progress,
         )  # fmt: skip
 
-    parts = sample_in_parts(
+    return sample_in_parts(
         directory / "parts", options.num_samples, _PART,
-        make=make, save=lambda part, path: part.save(path), load=ShapeSet.load,
+        make=make, save=lambda part, path: part.save(path), load=ShapeSet.load, guide=guide,
     )  # fmt: skip
-    if not parts:
-        return model.sample(0, points=options.points)
-    shapes = ShapeSet.concatenate(parts)
-    # A run that was longer before keeps its parts; this one shows what it was asked for.
-    return shapes.select(range(min(len(shapes), options.num_samples)))
 
 
 def _summarise(directory: RunDirectory, shapes: ShapeSet, seconds: float) -> None:

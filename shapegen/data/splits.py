@@ -22,8 +22,9 @@ def split(
 ) -> dict[str, np.ndarray]:
     """Part -> sorted indices, each class split alike by the hash of its groups.
 
-    A shape's place depends on its group's name and on its class alone: neither on the order of the files nor on which
-    other classes are read. Shapes of one group stay together. A class with fewer groups than parts is all training.
+    A shape's place depends on the groups of its class alone: neither on the order of the files nor on which other
+    classes are read. Groups that come later move others by a few ranks. Shapes of one group stay together. A class with
+    fewer groups than parts is all training.
 
     Args:
         class_index: (M,) class of each shape.

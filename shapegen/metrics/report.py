@@ -6,13 +6,13 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from common.errors import InputError
-from common.metrics import Metric, from_draws, resamples
+from common.metrics import Metric, from_draws, proportion, resamples
 from common.workers import WorkerPool, available_cores
 from shapegen.metrics.distances import Kind, distance_matrix, distance_pool, pair_seconds
 from shapegen.metrics.generation import divergence_metrics, matrix_metrics
@@ -152,14 +152,10 @@ def evaluate(
     if frame is None:
         frame = unit_frame(reference)
 
-    n, n_broken = len(samples), int(broken.sum())
-    share = from_draws(
+    share = _percentage(
         "finite_percent",
-        100 * (1 - n_broken / n),
-        100 - 100 * resamples(n, seed) @ broken / n,
-        n,
+        ~broken,
         "samples without NaN or infinite coordinates; the others count as collapsed into one point",
-        most=100,
     )
     with distance_pool(workers or available_cores()) as pool:
         judge = _Judge(protocol, seed, pool, device, progress)
@@ -176,12 +172,14 @@ def evaluate(
         metrics += found.metrics
         oracle += found.oracle
         if train is not None:
-            found = judge.closeness(samples, reference, train)
+            found = judge.closeness(samples, reference, train, broken)
             metrics += found.metrics
             oracle += found.oracle
         per_class = judge.by_class(samples, reference, train, classes, omitted)
     centre = tuple(float(x) for x in np.asarray(frame[0]))
-    return Evaluation(n, tuple(metrics), tuple(oracle), per_class, omitted, protocol, (centre, float(frame[1])))
+    return Evaluation(
+        len(samples), tuple(metrics), tuple(oracle), per_class, omitted, protocol, (centre, float(frame[1]))
+    )
 
 
 @dataclass(frozen=True)
@@ -240,11 +238,14 @@ class _Judge:
         rows = [tuple(divergence_metrics(one, theirs, text, self.seed)) for one in (ours, *known)]
         return Comparison(rows[0], rows[1] if known else ())
 
-    def closeness(self, samples: np.ndarray, reference: np.ndarray, train: np.ndarray) -> Comparison:
-        """Novelty and uniqueness, on the scale of the references."""
+    def closeness(
+        self, samples: np.ndarray, reference: np.ndarray, train: np.ndarray, broken: np.ndarray
+    ) -> Comparison:
+        """Novelty and uniqueness, on the scale of the references; broken samples (S,) bool are neither."""
         count = _least(self.protocol.cd_shapes, len(samples), len(reference))
         points = _least(self.protocol.train_points, samples.shape[1], reference.shape[1], train.shape[1])
         ours, theirs = (self._drawn(one, count, points, k) for k, one in enumerate((samples, reference)))
+        whole = ~broken[_chosen(self._random(0), len(samples), count)]
         known = self._drawn(train, _least(self.protocol.train_shapes, len(train)), points, 2)
         to_train = [
             self._matrix("cd", one, known, f"novelty: {what}").min(axis=1)
@@ -266,7 +267,7 @@ class _Judge:
                 limit = float(np.quantile(distances[1], _CLOSE_SHARE))
                 far = distances[k] > limit
                 rule = f"farther from {of} than {limit:.3g}, which 95 % of the references are; {sizes}"
-                rows[k].append(from_draws(name, 100 * far.mean(), 100 * weights @ far / count, count, rule, most=100))
+                rows[k].append(_percentage(name, far & whole if k == 0 else far, rule))
             rows[k].append(_median("nearest_train_cd", to_train[k], weights, f"median to the nearest; {sizes}"))
         return Comparison(tuple(rows[0]), tuple(rows[1]))
 
@@ -315,11 +316,13 @@ class _Judge:
             omitted["oracle by class"] = "the classes of the training shapes were not given"
         return found
 
+    def _random(self, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, stream])
+
     def _drawn(self, clouds: np.ndarray, shapes: int, points: int, stream: int) -> np.ndarray:
         """At most so many shapes, and exactly so many points of each, drawn without repetition."""
-        rng = np.random.default_rng([self.seed, stream])
-        if shapes < len(clouds):
-            clouds = clouds[np.sort(rng.choice(len(clouds), shapes, replace=False))]
+        rng = self._random(stream)
+        clouds = clouds[_chosen(rng, len(clouds), shapes)]
         if points == clouds.shape[1]:
             return np.asarray(clouds)
         return np.stack([cloud[rng.choice(len(cloud), points, replace=False)] for cloud in clouds])
@@ -335,6 +338,17 @@ class _Judge:
 def _median(name: str, distances: np.ndarray, weights: np.ndarray, rule: str) -> Metric:
     draws = np.array([np.median(np.repeat(distances, w)) for w in weights])
     return from_draws(name, float(np.median(distances)), draws, len(distances), rule)
+
+
+def _chosen(rng: np.random.Generator, given: int, shapes: int) -> np.ndarray:
+    """Places of at most so many of the given shapes, in order, drawn without repetition."""
+    return np.sort(rng.choice(given, shapes, replace=False)) if shapes < given else np.arange(given)
+
+
+def _percentage(name: str, hits: np.ndarray, rule: str) -> Metric:
+    """The share of hits (S,) bool in per cent, with Wilson's interval: it has a width at 0 and 100 %, too."""
+    share = proportion(name, int(hits.sum()), len(hits), rule)
+    return replace(share, value=100 * share.value, low=100 * share.low, high=100 * share.high)
 
 
 def _least(*sizes: int | None) -> int:

@@ -198,6 +198,19 @@ def test_the_combined_interval_covers_when_runs_differ():
     assert hits / 400 > 0.86
 
 
+def test_one_set_of_samples_judged_for_several_targets_counts_once():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(400):
+        seeds = [proportion("p", int((rng.random(96) < 0.8).sum()), 96, "r") for _ in range(2)]
+        # Three targets, the same samples for each.
+        found = combine([m for m in seeds for _ in "abc"], list("abc") * 2, ["one"] * 3 + ["two"] * 3, share=True)
+        covered += found.low <= 0.8 <= found.high
+        assert found.n == 192
+    # As if they were six sets of samples it would be about 0.75.
+    assert 0.92 <= covered / 400 <= 0.98
+
+
 def test_a_run_without_a_value_makes_the_row_undefined():
     whole = combine([Metric.undefined("m", 3, "r"), mean("m", np.arange(5.0), "r")], ["a", "a"])
     assert math.isnan(whole.value)

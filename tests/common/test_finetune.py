@@ -20,6 +20,7 @@ from common.diffusion import Cosine, Denoiser, Euclidean, Process, Sampler, Stat
 from common.diffusion.control import Control, asked_for
 from common.errors import InputError
 from common.rewards import Reward, RewardResult
+from common.training.callbacks import Measurements, WarmedEMA
 from common.training.finetune import Method, Policies, finetune, policies, reward_of
 from common.training.fit import FitConfig, FitResult
 from common.training.module import Pieces
@@ -120,7 +121,7 @@ def run(
 
 
 METHODS = {
-    "rgdm": Method("rgdm", 0.1, {"visited": 4}, 6),
+    "rgdm": Method("rgdm", 0.027, {"visited": 4}, 6),
     "rgdm held to the base": Method("rgdm", 0.02, {"visited": 4, "target": "kl"}, 6),
     "rgdm held by nothing": Method("rgdm", 0.02, {"visited": 4, "anchor": 0}, 6),
     "rgdm on data": Method("rgdm", 0.02, {"visited": 4, "target": "kl", "proposal": "posterior"}, 6),
@@ -230,10 +231,11 @@ def test_a_control_and_a_target_are_learnt_together(tmp_path):
 
         def __call__(self, state: State) -> RewardResult:
             values = -(state.x[:, 0] - state.x[:, 1]).square().sum(dim=-1)
-            return RewardResult(values, torch.isfinite(values), {"closeness": values.detach()})
+            return RewardResult(4 * values, torch.isfinite(values), {"closeness": values.detach()})
 
+    terms = (replace(gap_term(), gamma=4.0),)
     pair, result, check = run(
-        tmp_path, Method("rgdm", rollout_steps=6), 80, terms=(gap_term(),), batch_size=64, reward=Together()
+        tmp_path, Method("rgdm", rollout_steps=6), 80, terms=terms, batch_size=64, reward=Together()
     )  # fmt: skip
     before, after = check(pair.reference), check(result.denoiser)
     for name in ("log p(middle)", "closeness"):
@@ -254,6 +256,15 @@ def test_hacking_is_noticed_and_stops_the_run_at_the_last_good_weights(tmp_path,
     assert result.steps < 60
     assert "while spread fell" in caplog.text
     assert check(result.denoiser)["spread"] == pytest.approx(check(base())["spread"], rel=0.2)
+
+
+def test_the_last_good_weights_are_kept_over_a_restart():
+    measure, ema = (lambda denoiser: {"reward": 1.0}), WarmedEMA(0.9)
+    before, after = (Measurements(measure, 1, ema, Watch(()), stop_early=True) for _ in range(2))
+    before.best = {"weight": torch.ones(2)}
+    after.load_state_dict(before.state_dict())
+    assert after.best is not None
+    assert torch.equal(after.best["weight"], torch.ones(2))
 
 
 def test_a_watch_needs_two_warnings_in_a_row_and_more_than_noise():

@@ -28,7 +28,8 @@ def main() -> int:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     (options.output_dir / "run.json").write_text("{}")
     count = options.num_samples
-    values = [options.shift + options.seed + k / count for k in range(count)]
+    # The benchmark samples with 1000 and more, another thousand for each target.
+    values = [options.shift + options.seed % 1000 + k / count for k in range(count)]
     (options.output_dir / "samples.json").write_text(json.dumps(values))
     metrics = {"n_samples": count, "generation": {"network_evaluations": 10}}
     (options.output_dir / "metrics.json").write_text(json.dumps(metrics))

@@ -26,9 +26,9 @@ CASES = {
     "rgdm": (lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4, look_ahead=4), "tilted_chain", 0.004),
     # The look-ahead of one evaluation ignores the spread of x_0 given x_t.
     "rgdm, x0_hat": (lambda s: Rgdm(s, 1.0, "kl", candidates=8, visited=4), "tilted_chain", 0.01),
-    # A fifth of the way back to the base in each round, at a fifth of the temperature.
+    # A fifth of the way back to the base in each round, and rounds that add up.
     "rgdm, anchored": (
-        lambda s: Rgdm(s, 5.0, "policy", candidates=8, visited=4, look_ahead=4, anchor=0.2),
+        lambda s: Rgdm(s, 1.0, "policy", candidates=8, visited=4, look_ahead=4, anchor=0.2),
         "tilted_chain",
         0.004,
     ),

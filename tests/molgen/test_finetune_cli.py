@@ -205,6 +205,10 @@ def test_a_control_is_learnt_from_labels_alone(conditional):
         (("--method", "likelihood", "--control", "gap", "--labels", "99999"), "expected 2 to 10171"),
         (("--method", "likelihood", "--control", "gap", "--half", "b", "--labels", "99999"), "expected 2 to 5086"),
         (("--control", "gap", "--half", "c"), "got --half 'c', expected one of all, a, b"),
+        (
+            ("--method", "ctrl", "--control", "gap", "--half", "b"),
+            "a predictor that has learnt from half all of gdb7-xtb",
+        ),
         (("--method", "likelihood", "--control", "cv"), "no column 'cv_cal_mol_k'"),
         (("--method", "likelihood", "--control", "gap", "--target", "maximise qed"), "knows no reward"),
         (("--method", "ctrl", "--control", "gap", "--target", "maximise qed"), "differentiable"),

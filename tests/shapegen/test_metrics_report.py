@@ -111,6 +111,21 @@ def test_broken_samples_count_as_bad_ones():
     assert bad["cov_cd_percent"].value < good["cov_cd_percent"].value
 
 
+def test_broken_samples_are_neither_novel_nor_unique():
+    train, samples = spheres(40, 5, 24), spheres(24, 7, 24)
+    protocol = Protocol("all", emd_shapes=5, emd_points=8)
+    samples[:6, 3, 1] = np.nan
+    found = evaluate(samples, spheres(40, 6, 24), train, mode=protocol, workers=1)
+    for name in ("novelty_percent", "uniqueness_percent", "finite_percent"):
+        assert found[name].value <= 75, name
+    samples[:] = np.nan
+    lost = evaluate(samples, spheres(40, 6, 24), train, mode=protocol, workers=1)
+    for name in ("novelty_percent", "uniqueness_percent", "finite_percent"):
+        assert (lost[name].value, lost[name].low) == (0, 0), name
+        # None of 24 does not mean none at all.
+        assert 10 < lost[name].high < 20, name
+
+
 def test_classes_with_too_few_shapes_are_named():
     found = evaluate(
         spheres(12, 0),
