@@ -6,8 +6,9 @@ E[x_tilde | x_s] = E[x_0 | x_s]. An auxiliary denoiser learns the left side whil
 student's gradient is the difference of the two.
 
 The paper alternates the updates of the two; here both happen in one step, each by a loss of its own, on the same
-states. The auxiliary is held near the teacher as in the paper. Known bias: the states at t are noised data, not those
-of the student's own chains.
+states. The auxiliary is held near the teacher as in the paper. The student's error is weighed as one of v at t, where
+its answer is made: with the auxiliary's weight, at s, its gradient would grow without bound towards the data. Known
+bias: the states at t are noised data, not those of the student's own chains.
 """
 
 from __future__ import annotations

@@ -56,7 +56,10 @@ class FinetuneOptions(ParallelRunOptions):
     settings: dict = option({}, "settings of the method, such as candidates, clip, truncation (docs/papers.md)")
     rollout_steps: int = option(20, "network evaluations of a chain in training")
     exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
-    null_share: float = option(0.0, "share of the chains that a control is left out of")
+    null_share: float | None = option(
+        None,
+        "share of the chains that a control is left out of (default: 0; 0.2 of several, which then work alone, too)",
+    )
     even_share: float = option(0.7, "share of the chains that are asked for a value anywhere in the data's range, not "
                                     "drawn from the data (--control)")  # fmt: skip
     rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
@@ -180,9 +183,13 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     task: Task = domain.task
     base: Any = task.model.denoiser
     active_from = options.active_from if options.rank else 0.0
+    null_share = options.null_share
+    if null_share is None:
+        # What is always asked for together would not work alone.
+        null_share = 0.2 if len(options.control) > 1 else 0.0
     method = Method(
         options.method, options.tau, options.settings, options.rollout_steps, options.exponent,
-        null_share=options.null_share, even_share=options.even_share, active_from=active_from,
+        null_share=null_share, even_share=options.even_share, active_from=active_from,
     )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
     if options.method != "likelihood":

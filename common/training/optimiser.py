@@ -24,8 +24,8 @@ class OptimiserConfig:
         decay_fraction: share of the run, at its end, over which the rate falls linearly to zero; 1 starts at once.
             A constant rate with a late decay lets a run be prolonged from any checkpoint before the decay.
         gradient_clip: norm above which gradients are scaled down; 0 for none.
-        momentum: share of the last direction that is kept; 0.0 for two networks that chase each other
-            (arXiv 2406.04103, appendix). None: 0.9 of AdamW, 0.95 of Muon.
+        momentum: share of the last direction that is kept; 0.0 where two networks chase each other. None: 0.9 of
+            AdamW, 0.95 of Muon.
         companion_factor: learning rates of what is trained beside the denoiser (a value function, an auxiliary
             denoiser), over those of the denoiser (two time scales, arXiv 1706.08500).
     """
