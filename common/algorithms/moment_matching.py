@@ -9,6 +9,9 @@ The paper alternates the updates of the two; here both happen in one step, each 
 states. The auxiliary is held near the teacher as in the paper. The student's error is weighed as one of v at t, where
 its answer is made: with the auxiliary's weight, at s, its gradient would grow without bound towards the data. Known
 bias: the states at t are noised data, not those of the student's own chains.
+
+In the last step, to t = 0, the student learns the teacher's answer instead, as in `Distillation`: no noise follows that
+would hide what two networks that chase each other leave of error (ours; measured in docs/performance.md).
 """
 
 from __future__ import annotations
@@ -61,13 +64,15 @@ class MomentMatching(FromData):
         noise: NoiseSource,
         generator: torch.Generator,
     ) -> Experience:
-        """See `Algorithm`: the batch with two times, s < t, at most a step apart, and noise for each."""
+        """See `Algorithm`: the batch with two times, s < t or in the last step s = t, and noise for each."""
         experience = self.likelihood.experience(batch, generator)
         place = experience.extra["t"]
         length = torch.rand(len(batch), generator=generator).to(place.device, place.dtype) / self.steps
         s, t = place**self.exponent, (place + length).clamp(max=1) ** self.exponent
+        last = t <= (1 / self.steps) ** self.exponent
+        s = torch.where(last, t, s)
         second = torch.randn(batch.x.shape, generator=generator).to(batch.x.device)
-        return experience.with_extra(s=s, t=t, second_noise=second)
+        return experience.with_extra(s=s, t=t, last=last, second_noise=second)
 
     def loss(
         self, policy: Policy, reference: DenoiserFunction, experience: Experience
@@ -89,6 +94,6 @@ class MomentMatching(FromData):
         found = self.auxiliary(after, s)
         auxiliary = (error(found, sample.detach(), s) + error(found, answer, s)).mean()
         # Its gradient with respect to the sample is that of the squared difference of moments.
-        towards = (sample + answer - found).detach()
+        towards = torch.where(extra["last"][:, None, None], answer, (sample + answer - found).detach())
         student = error(sample, towards, t).mean()
         return student + auxiliary, {"moments": student.detach(), "auxiliary": auxiliary.detach()}

@@ -85,8 +85,9 @@ def test_the_student_goes_where_the_teacher_expects_and_the_auxiliary_between_th
     assert algorithm.trained == (auxiliary,)
     batch = next(iter(batches(0, 0, 1)))
     experience = algorithm.collect(student, student, None, batch, lambda *_: None, torch.Generator().manual_seed(0))
-    s, t = experience.extra["s"], experience.extra["t"]
-    assert (t > s).all()
+    s, t, last = (experience.extra[name] for name in ("s", "t", "last"))
+    assert torch.equal(t > s, ~last)
+    assert torch.equal(last, t <= 0.25)
     assert (t - s).max() <= 0.25
     assert t.max() <= 1
     loss, parts = algorithm.loss(student, student, experience)
@@ -94,8 +95,10 @@ def test_the_student_goes_where_the_teacher_expects_and_the_auxiliary_between_th
     assert asked[0][0] is False
     assert torch.equal(asked[0][1], s)
     (_, before), (_, after) = (PROCESS.schedule.alpha_sigma(time) for time in (t, s))
-    # Of |x - (x + answer - found)|^2 / sigma^2 with respect to x, and of both errors with respect to what was found.
-    torch.testing.assert_close(student.value.grad, (2 * (0.2 - -0.3) / before**2).mean())
+    # Of |x - (x + answer - found)|^2 / sigma^2 with respect to x, of |x - answer|^2 / sigma^2 in the last step, and of
+    # both errors with respect to what was found.
+    apart = torch.where(last, 0.5 - -0.3, 0.2 - -0.3)
+    torch.testing.assert_close(student.value.grad, (2 * apart / before**2).mean())
     torch.testing.assert_close(auxiliary.value.grad, (2 * ((0.2 - 0.5) + (0.2 - -0.3)) / after**2).mean())
     torch.testing.assert_close(parts["moments"] + parts["auxiliary"], loss.detach())
 
