@@ -10,8 +10,9 @@ import torch
 from jsonargparse import ArgumentParser
 
 from common.cli.app import Verb, run_command
-from common.cli.guidance import GuidanceOptions, guidance_facts, guided_sampler
+from common.cli.guidance import GuidanceOptions, guided_sampler
 from common.cli.options import add_options
+from common.cost import Cost
 from common.diffusion import Cosine, Euclidean, Process, SampleNoise, Sampler, State, sample_seeds, size_mask
 from common.errors import InputError
 from common.guidance import (
@@ -164,12 +165,9 @@ def test_the_command_line_reads_guidance():
     guided = guided_sampler(options, SAMPLER, denoiser, reward=REWARD)
     mask = size_mask(torch.tensor([2, 3]))
     guided.sample(denoiser, mask, 3, SampleNoise(sample_seeds(0, 0, 2)))
-    assert guidance_facts(guided, methods) == {
-        "guidance": ["reconstruction scale=2 draws=2", "smc scale=2 tau=0.5"],
-        "particles": 8,
-        "network_evaluations": 2 * 8 * 5,
-        "reward_calls": 2 * 8 * (5 * 2 + 4),
-    }
+    assert [str(method) for method in methods] == ["reconstruction scale=2 draws=2", "smc scale=2 tau=0.5"]
+    assert guided.particles == 8
+    assert guided.cost == Cost(reward_calls=2 * 8 * (5 * 2 + 4), evaluations=2 * 8 * 5)
     assert read().guidance_methods() == []
     with pytest.raises(InputError, match="--guidance smc more than once"):
         read("--guidance", "smc", "--guidance", "smc tau=2").guidance_methods()
