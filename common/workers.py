@@ -158,7 +158,7 @@ class WorkerPool(Closing):
         launcher: Launcher | None = None,
     ):
         if workers is not None and workers < 1:
-            raise ValueError(f"workers is {workers}, expected at least 1")
+            raise InputError(f"got {workers} workers, expected at least 1")
         if not timeout_s > 0:
             raise ValueError(f"the time limit is {timeout_s} s, expected more than 0")
         self._task = _pickled(function)

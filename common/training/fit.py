@@ -18,7 +18,6 @@ from torch import nn
 from common.algorithms.algorithm import Algorithm
 from common.algorithms.experience import Cost
 from common.allocator import tune_allocator
-from common.errors import InputError
 from common.precision import PRECISIONS, pick_precision
 from common.training.callbacks import CheckpointKeeper, Measure, Measurements, ProgressLines, WarmedEMA
 from common.training.module import BatchSource, DiffusionTraining, Guide, Pieces
@@ -117,14 +116,14 @@ def fit(
         batches: (start, rank, world_size) -> endless batches.
         config: see there.
         directory: of the run.
-        resume: go on from the checkpoint.
+        resume: go on from the checkpoint, if the run came as far as one.
         measure: averaged denoiser -> name -> value, every `config.measure_every` steps.
         guide: reference and reward of a fine-tuning run.
         pieces: how an experience is gone through.
         watch, stop_early: see `Measurements`.
 
     Raises:
-        InputError: unusable options, or nothing to resume.
+        InputError: unusable options.
     """
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     precision = pick_precision(config.precision, device)
@@ -140,7 +139,8 @@ def fit(
         max_s=60 * config.max_minutes if config.max_minutes > 0 else None,
     )
     if resume and not keeper.path.exists():
-        raise InputError(f"nothing to resume: {keeper.path} does not exist; leave --resume out to start")
+        logger.info("no checkpoint yet: starting at the beginning")
+        resume = False
     on_terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [ema, RichProgressBar() if on_terminal else ProgressLines(), keeper]
     measurements = None

@@ -129,9 +129,15 @@ def test_a_time_limit_stops_resumably(tmp_path):
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_path):
+    whole = run(tmp_path / "whole", 5)
+    again = run(tmp_path / "cut", 5, resume=True)
+    assert again.finished
+    for ours, theirs in zip(again.denoiser.parameters(), whole.denoiser.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_bad_requests_are_one_line(tmp_path):
-    with pytest.raises(InputError, match="nothing to resume"):
-        run(tmp_path, 5, resume=True)
     with pytest.raises(InputError, match="expected 'auto', 'float32' or 'bf16'"):
         fit(
             Denoiser(Pointwise(), Process(Cosine(), Euclidean()), V()), Pretraining(), OptimiserConfig(), batches(4),
