@@ -39,6 +39,8 @@ def training_data(
 def read_samples(path: str | Path, workers: int | None = None) -> ReadReport:
     """Samples from a run directory, a molecule file, or a folder of molecule files, in that order of preference.
 
+    Those of a folder are called FILE:RECORD.
+
     Raises:
         InputError: there are none.
     """
@@ -51,9 +53,11 @@ def read_samples(path: str | Path, workers: int | None = None) -> ReadReport:
     if not files:
         raise InputError(f"{path} holds no samples; expected a run of `molgen generate`, or molecule files")
     reports = [read_molecules(file, workers=workers) for file in files]
+    places = [f"{file.name}:{index}" for file, report in zip(files, reports, strict=True) for index in report.indices]
     return ReadReport(
         MoleculeSet.concatenate([report.molecules for report in reports]),
         [item for report in reports for item in report.skipped],
+        identifiers=places,
     )
 
 

@@ -9,9 +9,12 @@ import argparse
 import contextlib
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -20,7 +23,16 @@ from rich.table import Table
 from rich.text import Text
 
 from common.atomic import finite
-from common.cli.options import HelpFormatter, add_options, configs_first, explain, gather_repeated, option, read_options
+from common.cli.options import (
+    HelpFormatter,
+    add_options,
+    check_bounds,
+    configs_first,
+    explain,
+    gather_repeated,
+    option,
+    read_options,
+)
 from common.errors import IncompleteError, InputError
 
 OK, RUNTIME_ERROR, USAGE_ERROR, INCOMPLETE = 0, 1, 2, 3
@@ -32,6 +44,10 @@ class CommonOptions:
 
     json: bool = option(False, "print the result as JSON on stdout")
     debug: bool = option(False, "show tracebacks and debug logs")
+
+    def check(self) -> None:
+        """Raise `InputError` for what cannot be meant, before any work; called for every verb."""
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -74,13 +90,16 @@ def run_command(program: str, description: str, verbs: Sequence[Verb], arguments
 
 def _run(program: str, verb: Verb, options: CommonOptions) -> int:
     try:
-        result = verb.run(options)
-        if options.json:
-            print(json.dumps(finite(result), indent=2, allow_nan=False))
+        options.check()
+        with _terminable():
+            result = verb.run(options)
+        _print_json(options, result)
         return OK
     except InputError as error:
         return _fail(program, options, error, USAGE_ERROR, str(error))
     except IncompleteError as error:
+        if error.result is not None:
+            _print_json(options, error.result)
         return _fail(program, options, error, INCOMPLETE, str(error))
     except KeyboardInterrupt as error:
         return _fail(program, options, error, RUNTIME_ERROR, "interrupted")
@@ -95,6 +114,29 @@ def _run(program: str, verb: Verb, options: CommonOptions) -> int:
     except Exception as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return _fail(program, options, error, RUNTIME_ERROR, f"{text} (unexpected; --debug shows where)")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what is made is kept, and what was started is stopped."""
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _print_json(options: CommonOptions, result: Any) -> None:
+    if options.json:
+        print(json.dumps(finite(result), indent=2, allow_nan=False))
 
 
 def _fail(program: str, options: CommonOptions, error: BaseException, code: int, message: str) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser
 
 from common.cli.app import CommonOptions, Verb, print_table
-from common.cli.options import add_options, argument, explain, gather_repeated, option
+from common.cli.options import add_options, argument, explain, gather_repeated, option, read_options
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ class BenchmarkOptions(CommonOptions):
     action: Literal["run", "add", "report"] = argument("run a configuration, add foreign samples, or report again")
     path: str = argument("run: a benchmark's YAML file; add and report: the folder of a benchmark")
     methods: str = option("", "run: these rows only, joined by commas (default: those of the file)")
-    seeds: int | None = option(None, "run: runs for each target (default: as the file)")
-    num_samples: int | None = option(None, "run: samples of each run (default: as the file)")
+    seeds: int | None = option(None, "run: runs for each target (default: as the file)", at_least=1)
+    num_samples: int | None = option(None, "run: samples of each run (default: as the file)", at_least=1)
     output_dir: str = option("", "run: folder of the benchmark (default: runs/NAME)")
     resume: bool = option(False, "run: go on, or add rows; what is done is kept")
     overwrite: bool = option(False, "run: start an existing benchmark anew; add: replace a row of that name")
     dry_run: bool = option(False, "run: only print the commands")
     allow_partial: bool = option(False, "run: exit with 0 even if rows have failed")
-    workers: int = option(1, "run: rows at the same time")
-    judge_workers: int | None = option(None, "processes of the judge (default: one a core)")
+    workers: int = option(1, "run: rows at the same time", at_least=1)
+    judge_workers: int | None = option(None, "processes of the judge (default: one a core)", at_least=1)
     name: str = option("", "add: name of the row")
     samples: str = option("", "add: file or folder of the samples")
     target: str = option("", "add: what they were made for (default: the benchmark's only target)")
-    seed: int = option(0, "add: number of the run, where the row has several")
+    seed: int = option(0, "add: number of the run, where the row has several", at_least=0)
     data_folder: str = option("", "folder that holds the named data sets (default: as the file)")
 
 
@@ -70,8 +70,6 @@ def run_benchmark(options: BenchmarkOptions, domain: Domain, verbs: Sequence[Ver
     from common.benchmark.runner import Runner
     from common.cli.run_directory import RunDirectory
 
-    if options.workers < 1:
-        raise InputError(f"got --workers {options.workers}, expected at least 1")
     changes = {
         "methods": [word.strip() for word in options.methods.split(",") if word.strip()] or None,
         "seeds": options.seeds,
@@ -92,8 +90,10 @@ def run_benchmark(options: BenchmarkOptions, domain: Domain, verbs: Sequence[Ver
             check_command(step, verbs)
     if options.dry_run:
         return _show_plan(plan, options)
-    with contextlib.closing(domain.judge(benchmark, options.judge_workers)) as judge:
-        directory = RunDirectory.create(folder, overwrite=options.overwrite, resume=options.resume)
+    with (
+        contextlib.closing(domain.judge(benchmark, options.judge_workers)) as judge,
+        RunDirectory.begin(folder, "benchmark", options) as directory,
+    ):
         if options.resume:
             _check_same(directory / CONFIG, benchmark)
         _write_config(directory / CONFIG, benchmark)
@@ -108,7 +108,8 @@ def run_benchmark(options: BenchmarkOptions, domain: Domain, verbs: Sequence[Ver
     if failed and not options.allow_partial:
         raise IncompleteError(
             f"{len(records) - len(failed)} of {len(records)} runs; first failure: {failed[0].method}: "
-            f"{failed[0].reason}; --resume tries those again"
+            f"{failed[0].reason}; --resume tries those again",
+            result,
         )
     return result
 
@@ -161,7 +162,8 @@ def check_command(step: Step, verbs: Sequence[Verb]) -> None:
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser, table[name].options)
     try:
-        parser.parse_args(gather_repeated(words, table[name].options))
+        parsed = parser.parse_args(gather_repeated(words, table[name].options))
+        read_options(parsed, table[name].options).check()
     except Exception as error:
         # jsonargparse raises errors of several kinds; all of them mean that the words are wrong.
         raise InputError(f"{explain(str(error), table[name].options)}; in: {step}") from error

@@ -25,7 +25,7 @@ class ClassifierOptions(ParallelRunOptions):
     base: str = argument("whose noisy samples it shall understand: a shipped model, a model folder, or a run directory")
     property: str = option("", "what it predicts, such as gap: a column of the data")
     data: str | None = option(None, "labelled data set (default: that of the base)")
-    labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
+    labels: int = option(0, "labelled samples to learn from; 0 for all of the training part", at_least=0)
     optimiser: dict = option(
         # Slower than from nothing: what the generator knows is not to be forgotten.
         {"name": "muon", "learning_rate": 1e-3, "muon_learning_rate": 5e-3, "warmup_steps": 50, "decay_fraction": 0.6},
@@ -38,7 +38,7 @@ class ClassifierOptions(ParallelRunOptions):
     measure_samples: int = option(512, "held-out samples a measurement")
 
     def check(self) -> None:
-        """See `ParallelRunOptions.check`."""
+        """See `CommonOptions.check`."""
         super().check()
         if not self.property:
             raise InputError("nothing to predict; give --property, such as --property gap")
@@ -74,11 +74,13 @@ def run_classifier_training(
     import torch
 
     from common.diffusion.control import Control
+    from common.diffusion.model_file import weights_digest
     from common.guidance.noisy_predictor import begin_noisy_predictor
     from common.training.classifier import train_classifier
 
     task: Task = domain.task
     base = task.model
+    origin = {"base": options.base, "base_hash": weights_digest(base.denoiser)}
     column, outcomes = domain.outcomes(options.property)
     control = Control.of_values(column, outcomes)
     name = options.name or f"{base.description['name']}-classifier-{control.name}"
@@ -109,4 +111,4 @@ def run_classifier_training(
         return found["training"], result
 
     use = f"{program} generate {options.base} --target {control.name}=... --guidance classifier --classifier"
-    return run_training(options, program, name, train_in, {"base": options.base}, use=use)
+    return run_training(options, program, "train-classifier", name, train_in, origin, use=use)

@@ -51,30 +51,40 @@ class FinetuneOptions(ParallelRunOptions):
     floor: float | None = option(None, "reward of failures, and the lowest there is (default: the worst of the batch)")
     judge: list[str] = option([], "independent opinion that is measured and never trained on, as --target")
     tau: float | None = option(
-        None, "temperature: weight of the divergence from the base against the reward (default: 1; 0.27 for rgdm)"
+        None,
+        "temperature: weight of the divergence from the base against the reward (default: 1; 0.27 for rgdm)",
+        above=0,
     )
     settings: dict = option({}, "settings of the method, such as candidates, clip, truncation (docs/papers.md)")
-    rollout_steps: int = option(20, "network evaluations of a chain in training")
-    exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent")
+    rollout_steps: int = option(20, "network evaluations of a chain in training", at_least=1)
+    exponent: float = option(1.0, "times of a chain are linspace(1, 0, steps) ** exponent", above=0)
     null_share: float | None = option(
         None,
         "share of the chains that a control is left out of (default: 0; 0.2 of several, which then work alone, too)",
+        at_least=0,
+        at_most=1,
     )
     even_share: float = option(0.7, "share of the chains that are asked for a value anywhere in the data's range, not "
-                                    "drawn from the data (--control)")  # fmt: skip
-    rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)")
-    active_from: float = option(0.15, "adapters act at times from here to 1, noise; the base finishes a sample")
+                                    "drawn from the data (--control)", at_least=0, at_most=1)  # fmt: skip
+    rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)", at_least=0)
+    active_from: float = option(
+        0.15, "adapters act at times from here to 1, noise; the base finishes a sample", at_least=0, at_most=1
+    )
     predictor: str | None = option(None, "predictor of the controls: a folder of train-predictor, or of "
                                     "train-classifier, which makes more of few labels (default: shipped)")  # fmt: skip
     data: str | None = option(None, "data set of the controls' values, and of methods that train on data (default: "
                                     "that of the base)")  # fmt: skip
     half: str = option("all", "take labels and data from one half of the training part: b where a judge has learnt "
                               "from a (train-predictor --half); or all")  # fmt: skip
-    labels: int = option(0, "labelled samples that --control may use; 0 for all of the training part, or of its half")
+    labels: int = option(
+        0, "labelled samples that --control may use; 0 for all of the training part, or of its half", at_least=0
+    )
     steps: int = option(30, "batches of chains of the whole run")
     batch_size: int = option(32, "chains a process and step")
-    minibatch: int = option(64, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all")
-    chunk: int = option(256, "rows of one forward and backward pass, which bounds the memory")
+    minibatch: int = option(
+        64, "rows of experience an update (a row is a step of a chain, or a chain); 0 for all", at_least=0
+    )
+    chunk: int = option(256, "rows of one forward and backward pass, which bounds the memory", at_least=0)
     optimiser: dict = option(
         {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 3, "decay_fraction": 0.5},
         OPTIMISER_HELP,
@@ -85,18 +95,19 @@ class FinetuneOptions(ParallelRunOptions):
     measure_samples: int = option(64, "samples a measurement")
     early_stop: bool = option(False, "stop when the reward rises while judge, validity or diversity falls")
     log_every: int = option(1, "steps between entries in the logs")
-    workers: int | str | None = option(None, "processes for scoring (default: one a core), or ray for a Ray cluster")
-    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation")
+    workers: int | str | None = option(
+        None, "processes for scoring (default: one a core), or ray for a Ray cluster", at_least=1
+    )
+    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation", above=0)
 
     def check(self) -> None:
-        """See `ParallelRunOptions.check`."""
+        """See `CommonOptions.check`."""
         super().check()
         if not self.target and not self.control:
             raise InputError("nothing to aim at; give --target 'gap=4.5±0.2' or --control gap")
         check_half(self.half)
-        for name in ("minibatch", "chunk", "measure_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 0")
+        if self.early_stop and not self.measure_every:
+            raise InputError("got --early-stop with --measure-every 0, but it goes by the measurements; drop one")
 
 
 def parse_control(text: str) -> ControlRequest:
@@ -175,6 +186,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         device: of the run.
     """
     from common.algorithms.rollout import rollout_sampler
+    from common.diffusion.model_file import weights_digest
     from common.training.finetune import Method, finetune, policies, reward_of
     from common.training.module import Pieces
     from common.training.task import Check, prompts
@@ -182,6 +194,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
 
     task: Task = domain.task
     base: Any = task.model.denoiser
+    origin = {"base": options.base, "base_hash": weights_digest(base)}
     active_from = options.active_from if options.rank else 0.0
     null_share = options.null_share
     if null_share is None:
@@ -245,7 +258,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     data = options.data or task.model.description.get("data")
     name = options.name or f"{task.model.description['name']}-{options.method}"
     hint = "".join(f" --target {term.control.name}=..." for term in terms)
-    return run_training(options, program, name, train_in, {"base": options.base}, hint)
+    return run_training(options, program, "finetune", name, train_in, origin, hint)
 
 
 @contextmanager

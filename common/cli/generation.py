@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 from common.atomic import write_json
 from common.cli.guidance import GuidanceOptions
 from common.cli.options import argument, option
-from common.errors import InputError
+from common.cli.run_directory import RunDirectory
+from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from common.cli.guidance import GuidedModel
     from common.cost import Cost
     from common.diffusion import DenoiserFunction, Sampler
+    from common.diffusion.control import Control
     from common.guidance import GuidedSampler, NoisyLogWeight
     from common.rewards import Reward
     from common.rewards.conditions import Find
@@ -29,40 +34,35 @@ logger = logging.getLogger(__name__)
 FREE_ON_RESUME = {"num_samples", "batch_size", "device", "output_dir", "workers", "allow_partial", "pictures", "config",
                   "overwrite"}  # fmt: skip
 
+# Standard deviations from the mean at which a wanted value is worth a warning.
+_FAR = 6.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions(GuidanceOptions):
     """Options of `generate` in both domains."""
 
     model: str = argument("name of a shipped model, a model folder, or a run directory")
-    num_samples: int = option(16, "number of samples")
+    num_samples: int = option(16, "number of samples", at_least=1)
     target: list[str] = option(
         [],
         "what samples are asked for, may be repeated: gap=4.5 for a model with that control input, or any reward "
         "with --guidance",
     )
     strength: float = option(1.0, "how strongly control inputs act: 0 is the base, above 1 more than was trained")
-    steps: int | None = option(None, "network evaluations a sample (default: the model's recommendation)")
+    steps: int | None = option(None, "network evaluations a sample (default: the model's recommendation)", at_least=1)
     solver: str | None = option(None, "ancestral, ddim, dpm2 or sde-dpm2 (default: the model's recommendation)")
     eta: float | None = option(None, "noise scale of the solver, 0 (deterministic) to 1")
     exponent: float | None = option(None, "above 1: more of the steps near the data (default: the model's)")
-    seed: int = option(0, "seed; the same seed gives the same samples, whatever the batch size")
-    batch_size: int = option(128, "samples at a time")
+    seed: int = option(0, "seed; the same seed gives the same samples, whatever the batch size", at_least=0)
+    batch_size: int = option(128, "samples at a time", at_least=1)
     device: str = option("auto", "auto, cpu, cuda or mps")
     precision: Literal["float32", "bf16", "auto"] = option("float32", "arithmetic of the network")
     output_dir: str = option("", "run directory (default: runs/MODEL-seedSEED)")
     resume: bool = option(False, "go on with the samples of an interrupted run")
     overwrite: bool = option(False, "replace an existing run directory")
     allow_partial: bool = option(False, "exit with 0 when interrupted with fewer samples than asked")
-    workers: int | None = option(None, "processes for the checks (default: one a core)")
-
-    def check(self) -> None:
-        """Raise `InputError` for numbers out of range."""
-        for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
-        if self.seed < 0:
-            raise InputError(f"got --seed {self.seed}, expected a number from 0 on")
+    workers: int | None = option(None, "processes for the checks (default: one a core)", at_least=1)
 
     def adjusted(self, sampler: Sampler) -> Sampler:
         """A model's recommended sampler with what was asked for changed; an `InputError` for what cannot be."""
@@ -124,6 +124,58 @@ def read_targets(options: GenerationOptions, controls: Collection[str], find: Fi
     if steering and not options.target:
         raise InputError("guidance needs to know where to; give --target")
     return asked
+
+
+def remark_on_inputs(controls: Sequence[Control], inputs: Mapping[str, float]) -> None:
+    """Warn of values, name of a control input -> value, that its data have nothing near."""
+    for control in controls:
+        value = inputs.get(control.name)
+        if value is None or control.classes or abs(value - control.mean) <= _FAR * control.std:
+            continue
+        logger.warning(
+            "%s = %g lies far outside of the data that the input was learnt from (mean %.3g, standard deviation %.3g)",
+            control.name, value, control.mean, control.std,
+        )  # fmt: skip
+
+
+@contextmanager
+def open_generation(
+    options: GenerationOptions,
+    model: GuidedModel,
+    weights: nn.Module,
+    source: Path,
+    free: Collection[str] = FREE_ON_RESUME,
+) -> Iterator[RunDirectory]:
+    """The run directory, made or found as `--resume` needs it, with what samples are made from written.
+
+    Args:
+        options: checked.
+        model: that makes them.
+        weights: of it.
+        source: its folder.
+        free: options that may differ when the run is resumed.
+
+    Raises:
+        InputError: a directory that cannot be used.
+    """
+    from common.diffusion.model_file import weights_digest
+
+    name = str(model.description.get("name", Path(options.model).name))
+    with RunDirectory.begin(options.output_dir or f"runs/{name}-seed{options.seed}", "generate", options) as directory:
+        directory.record(
+            options, free, device=str(model.device), seed=options.seed, model=str(source),
+            model_hash=weights_digest(weights), training_data=model.description.get("data"),
+        )  # fmt: skip
+        yield directory
+
+
+def check_complete(options: GenerationOptions, result: dict[str, Any], noun: str) -> None:
+    """Raise `IncompleteError` where there are fewer samples than were asked for, and that was not allowed."""
+    count = result["generation"]["samples"]
+    if count < options.num_samples and not options.allow_partial:
+        raise IncompleteError(
+            f"{count} of {options.num_samples} {noun}; the rest: the same command with --resume", result
+        )
 
 
 @contextmanager
@@ -191,6 +243,14 @@ def generation_facts(
     return {"generation": facts}
 
 
+def kept_facts(folder: Path) -> dict[str, Any]:
+    """What `generation_facts` wrote into the `metrics.json` of a folder, for who writes that file anew."""
+    if not (folder / "metrics.json").exists():
+        return {}
+    before = RunDirectory(folder).read_json("metrics.json")
+    return {"generation": before["generation"]} if "generation" in before else {}
+
+
 def sample_in_parts(
     folder: Path,
     num_samples: int,
@@ -201,19 +261,20 @@ def sample_in_parts(
     load: Callable[[Path], Samples],
     guide: GuidedSampler | None = None,
 ) -> Made[Samples]:
-    """All samples as parts, each on disk as soon as it is made; fewer of them after Ctrl-C.
+    """All samples as parts, each on disk as soon as it is made; fewer of them after Ctrl-C, but not none.
 
     Args:
         folder: part k, with the samples k * part_size, ..., lies there as `k.npz`, and what it took as `k.json`; what
             is there is not made again.
         num_samples: of all parts.
-        part_size: samples a part.
+        part_size: samples a part, or particles under guidance.
         make: (start, count, progress) -> samples start, ..., start + count - 1.
         save, load: a part to and from disk; a part is used as it was loaded, so that a resumed run has the same.
         guide: what counts the cost of `make`.
     """
     from common.cost import Cost
 
+    part_size = max(1, part_size // (guide.particles if guide is not None else 1))
     folder.mkdir(exist_ok=True)
     parts: list[Samples] = []
     cost, seconds = Cost(), 0.0
@@ -223,6 +284,11 @@ def sample_in_parts(
             path = folder / f"{start // part_size:06d}.npz"
             record = path.with_suffix(".json")
             part = load(path) if path.exists() and record.exists() else None
+            if part is not None and len(part) > part_size:
+                raise InputError(
+                    f"{path} holds {len(part)} samples, expected up to {part_size}: another version made it; "
+                    "--overwrite starts anew"
+                )
             if part is None or len(part) < count:
                 before, began = guide.cost if guide is not None else Cost(), time.monotonic()
                 save(make(start, count, _progress(start, num_samples)), path)
@@ -234,6 +300,8 @@ def sample_in_parts(
             cost += Cost(**took)
             parts.append(part)
     except KeyboardInterrupt:
+        if not parts:
+            raise
         logger.info("interrupted; %d samples are kept", sum(map(len, parts)))
     return Made(parts, cost, seconds)
 

@@ -30,28 +30,27 @@ class GradientOptions(CommonOptions):
     base: str = argument("model whose gradients are looked at")
     target: list[str] = option([], "the reward, may be repeated: 'gap=4.5±0.2'")
     times: list[float] = option([0.9, 0.7, 0.5, 0.3], "times of the states, 1 is noise")
-    states: int = option(4, "states at each time, from chains of the base")
-    draws: int = option(16, "independent estimates of each gradient")
-    candidates: int = option(8, "candidate steps at each state")
+    states: int = option(4, "states at each time, from chains of the base", at_least=1)
+    draws: int = option(16, "independent estimates of each gradient", at_least=3)
+    candidates: int = option(8, "candidate steps at each state", at_least=1)
     look_ahead: int = option(1, "network evaluations for a candidate's value")
-    tau: float = option(1.0, "temperature")
-    rollout_steps: int = option(30, "network evaluations of a chain")
-    rank: int = option(4, "rank of the adapters in whose parameters the gradients are")
-    seed: int = option(0, "seed of states and candidates")
+    tau: float = option(1.0, "temperature", above=0)
+    rollout_steps: int = option(30, "network evaluations of a chain", at_least=1)
+    rank: int = option(4, "rank of the adapters in whose parameters the gradients are", at_least=1)
+    seed: int = option(0, "seed of states and candidates", at_least=0)
     device: str = option("auto", "auto, cpu, cuda or mps")
-    workers: int | None = option(None, "processes for scoring (default: one a core)")
-    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation")
+    workers: int | None = option(None, "processes for scoring (default: one a core)", at_least=1)
+    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation", above=0)
     output_dir: str = option("", "run directory with gradients.json and gradients.png (default: runs/NAME-gradients)")
     overwrite: bool = option(False, "replace an existing run directory")
 
     def check(self) -> None:
-        """Raise `InputError` for numbers out of range."""
+        """See `CommonOptions.check`."""
+        super().check()
         if not self.target:
             raise InputError("nothing to aim at; give --target 'gap=4.5±0.2'")
         if not self.times or not all(0 < t <= 1 for t in self.times):
             raise InputError(f"got --times {self.times}, expected times above 0 and up to 1")
-        if self.states < 1 or self.draws < 3:
-            raise InputError(f"got {self.states} states and {self.draws} draws, expected at least 1 and 3")
 
 
 def run_gradients(options: GradientOptions, domain: FinetuneTask, device: str) -> dict[str, Any]:
@@ -65,15 +64,14 @@ def run_gradients(options: GradientOptions, domain: FinetuneTask, device: str) -
     settings = {"candidates": options.candidates, "look_ahead": options.look_ahead, "proposal": "policy"}
     method = Method("rgdm", options.tau, settings, options.rollout_steps)
     algorithm: Any = method.algorithm(pair.policy.process, task.n_channels)  # type: ignore[arg-type]
-    directory = RunDirectory.create(
-        options.output_dir or f"runs/{Path(options.base).name}-gradients", overwrite=options.overwrite
-    )
-    directory.write_config(options)
-    directory.write_provenance(device=device, seed=options.seed, base=options.base)
-    with domain.reward(options.target, directory / "scores.sqlite") as reward:
-        rows = _measure(options, task, pair, algorithm, reward, device)
-    write_json(directory / "gradients.json", {"target": options.target, "rows": rows})
-    _plot(rows, directory / "gradients.png")
+    with RunDirectory.begin(
+        options.output_dir or f"runs/{Path(options.base).name}-gradients", "gradients", options
+    ) as directory:
+        directory.record(options, device=device, seed=options.seed, base=options.base)
+        with domain.reward(options.target, directory / "scores.sqlite") as reward:
+            rows = _measure(options, task, pair, algorithm, reward, device)
+        write_json(directory / "gradients.json", {"target": options.target, "rows": rows})
+        _plot(rows, directory / "gradients.png")
     if not options.json:
         print_table(
             "variance of a gradient over its squared mean (draws that show its direction)",

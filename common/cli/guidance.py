@@ -38,8 +38,10 @@ class GuidanceOptions(CommonOptions):
     guidance_scale: float | None = option(
         None, "strength: samples of p(x) exp(scale reward / tau); 0 is no guidance (default: 1)"
     )
-    guidance_tau: float | None = option(None, "temperature of the reward, in its units (default: 1)")
-    particles: int | None = option(None, "samples among which best-of-n, value-weighted and smc choose (default: 8)")
+    guidance_tau: float | None = option(None, "temperature of the reward, in its units (default: 1)", above=0)
+    particles: int | None = option(
+        None, "samples among which best-of-n, value-weighted and smc choose (default: 8)", at_least=1
+    )
 
     def guidance_methods(self) -> list[Method]:
         """The methods that were asked for; none for plain sampling.

@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from common.errors import InputError
 from common.named import nearest
 
 Options = TypeVar("Options")
@@ -25,11 +27,22 @@ class HelpFormatter(DefaultHelpFormatter):
         return "settings" if text == str(dict) else text
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of an options class, with the text that `--help` shows (units included)."""
+def option(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field of an options class, with the text that `--help` shows (units included).
+
+    The bounds are of a number, and hold for fields of the same name in derived classes; see `check_bounds`.
+    """
+    metadata = {"help": help, "at_least": at_least, "above": above, "at_most": at_most}
     if isinstance(default, (dict, list)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def argument(help: str, several: bool = False) -> Any:
@@ -95,6 +108,40 @@ def read_options(namespace: Namespace, options: type[Options]) -> Options:
     """The options object of a parsed namespace."""
     values = namespace.as_dict()
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})  # type: ignore[arg-type]
+
+
+def check_bounds(options: Any) -> None:
+    """Raise `InputError` for a number out of the bounds of its option."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        low, above, high = (_bound(type(options), field.name, which) for which in ("at_least", "above", "at_most"))
+        # As what must hold, so that NaN fails.
+        sound = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
+        if not sound:
+            expected = f"more than {above:g}" if above is not None else f"at least {low:g}" if high is None else \
+                f"{low:g} to {high:g}"  # fmt: skip
+            raise InputError(f"got --{field.name.replace('_', '-')} {value}, expected {expected}")
+
+
+def check_output(path: str, what: str) -> None:
+    """Raise `InputError` if no file can be written at `path`; an empty one means that none is asked for."""
+    if not path:
+        return
+    if Path(path).is_dir():
+        raise InputError(f"got --output {path}, a folder; expected a {what}")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"got --output {path}, but there is no folder {Path(path).parent}; make it first")
+
+
+def _bound(options: type, name: str, which: str) -> float | None:
+    """A bound of a field, or of the nearest field of that name that a parent has and that gives one."""
+    for parent in options.__mro__:
+        field = getattr(parent, "__dataclass_fields__", {}).get(name)
+        if field is not None and field.metadata.get(which) is not None:
+            return field.metadata[which]
+    return None
 
 
 def explain(message: str, options: type | None) -> str:

@@ -23,7 +23,7 @@ class PredictorOptions(LongRunOptions):
 
     name: str = option("", "name of the predictor (default: DATA-ARCHITECTURE)")
     half: str = option("all", "train on one half of the training part: a for judges, b for rewards; or all")
-    labels: int = option(0, "labelled samples to learn from; 0 for all of the training part")
+    labels: int = option(0, "labelled samples to learn from; 0 for all of the training part", at_least=0)
     settings: dict = option({}, "hyper-parameters of the architecture")
     optimiser: dict = option(
         {"name": "muon", "learning_rate": 2e-3, "warmup_steps": 100, "decay_fraction": 0.6}, OPTIMISER_HELP
@@ -36,7 +36,7 @@ class PredictorOptions(LongRunOptions):
     measure_every: int = option(1000, "steps between measurements on the validation part; 0 for none")
 
     def check(self) -> None:
-        """See `LongRunOptions.check`."""
+        """See `CommonOptions.check`."""
         super().check()
         check_half(self.half)
 
@@ -61,11 +61,8 @@ def run_predictor_training(
         InputError: a run directory that cannot be used.
         IncompleteError: stopped before the last step.
     """
-    from common.cli.doctor import pick_device
-
-    device, path = pick_device(options.device), Path(options.output_dir or f"runs/{name}")
-    open_run(options, path, device, facts)
-    predictor, result = train(path, options.fit_config(device))
+    with open_run(options, "train-predictor", name, facts) as (path, device):
+        predictor, result = train(path, options.fit_config(device))
     found = {
         "output_dir": str(path),
         "name": name,
@@ -78,7 +75,7 @@ def run_predictor_training(
         print(f"{name}: {result.samples_seen} samples seen in {result.steps} steps")
         print(f"  model       {path / 'model'}")
     if not result.finished:
-        raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
+        raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume", found)
     return found
 
 

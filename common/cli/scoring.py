@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.cli.app import CommonOptions, print_table
-from common.cli.options import option
+from common.cli.options import check_output, option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # Scores that fit on a screen beside each other.
 _SIDE_BY_SIDE = 7
+# Columns that are for files, or have a place of their own on the screen.
+_FILE_ONLY = ("source", "reward", "reward_valid", "failures")
+# Characters of what a failure said that are shown.
+_DETAIL = 200
 
 
 class ListedScorer(Protocol):
@@ -58,10 +62,15 @@ class ScoringOptions(CommonOptions):
     aggregate: str = option("weighted_sum", "how several aims become one: weighted_sum, product or lexicographic")
     floor: float | None = option(None, "reward of failures, and the lowest there is (default: failures have none)")
     output: str = option("", "CSV file for the table, one row a sample")
-    show: int = option(20, "rows printed")
-    workers: int | str | None = option(None, "processes (default: one a core), or ray for a Ray cluster")
-    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation")
+    show: int = option(20, "rows printed", at_least=0)
+    workers: int | str | None = option(None, "processes (default: one a core), or ray for a Ray cluster", at_least=1)
+    time_limit: float = option(60.0, "seconds for one sample and one kind of calculation", above=0)
     cache: str = option("", "file that keeps scores, so that no geometry is scored twice")
+
+    def check(self) -> None:
+        """See `CommonOptions.check`."""
+        super().check()
+        check_output(self.output, "CSV file")
 
 
 def list_rewards(
@@ -209,6 +218,7 @@ def summarise(
         "valid": None if reward is None else int(reward.valid.sum()),
         "columns": _summaries(conditions, table),
         "failures": dict(table.failures if reward is None else reward.failures),
+        "details": dict(table.details),
         noun: rows,
     }
 
@@ -221,7 +231,8 @@ def report(result: dict[str, Any], noun: str, options: ScoringOptions, remarks: 
     if not options.json:
         _print(result, noun, options, remarks)
     if rows and not any(column["n"] for column in result["columns"].values()):
-        raise IncompleteError(f"none of {len(rows)} {noun} could be scored: {next(iter(result['failures']))}")
+        why = next(iter(result["failures"]))
+        raise IncompleteError(f"none of {len(rows)} {noun} could be scored: {why}{_detail(result, why)}", result)
 
 
 def _summaries(conditions: Sequence[Condition], table: ScoreTable) -> dict[str, dict[str, Any]]:
@@ -273,16 +284,21 @@ def _print(result: dict[str, Any], noun: str, options: ScoringOptions, remarks: 
     if result["reward"]:
         print(f"reward: {result['reward']}; {result['valid']} of {len(rows)} valid")
     for reason, count in result["failures"].items():
-        print(f"failed: {count} x {reason}")
+        print(f"failed: {count} x {reason}{_detail(result, reason)}")
     if options.output:
         print(options.output)
+
+
+def _detail(result: Mapping[str, Any], reason: str) -> str:
+    """What the first sample that failed for a reason said, in brackets."""
+    return f" ({result['details'][reason][:_DETAIL]})" if reason in result["details"] else ""
 
 
 def _tables(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], show: int) -> list[list[str]]:
     """The columns of each table: what a sample is, a few scores, and why they failed where one table holds all."""
     if not rows:
         return [[]]
-    heads = [key for key in rows[0] if key not in scores and key not in ("reward", "reward_valid", "failures")]
+    heads = [key for key in rows[0] if key not in scores and key not in _FILE_ONLY]
     values = [key for key in rows[0] if key in scores or key == "reward"]
     parts = [values[start : start + _SIDE_BY_SIDE] for start in range(0, len(values), _SIDE_BY_SIDE)]
     # With many scores the reasons would fill the screen; they are counted below the tables.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,24 +43,18 @@ class LongRunOptions(CommonOptions):
     output_dir: str = option("", "run directory (default: runs/NAME)")
     name: str = option("", "name of the model (default: from what it is made of)")
     optimiser: dict = option({"name": "adamw"}, OPTIMISER_HELP)
-    steps: int = option(10000, "optimiser steps of the whole run")
-    batch_size: int = option(128, "samples a process and step")
-    ema_decay: float = option(0.999, "memory of the weight average")
+    steps: int = option(10000, "optimiser steps of the whole run", at_least=1)
+    batch_size: int = option(128, "samples a process and step", at_least=1)
+    ema_decay: float = option(0.999, "memory of the weight average", at_least=0, at_most=1)
     precision: str = option("auto", "float32, bf16 (autocast), or auto: bf16 where the device has it in hardware")
     device: str = option("auto", "auto, cpu, cuda or mps")
-    seed: int = option(0, "seed of initial weights, order, noise and times")
-    checkpoint_minutes: float = option(5.0, "minutes between checkpoints")
-    max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit")
-    log_every: int = option(50, "steps between entries in the logs")
-    measure_every: int = option(0, "steps between measurements of sample quality; 0 for none")
+    seed: int = option(0, "seed of initial weights, order, noise and times", at_least=0)
+    checkpoint_minutes: float = option(5.0, "minutes between checkpoints", at_least=0)
+    max_minutes: float = option(0.0, "stop, resumable, after this many minutes; 0 for no limit", at_least=0)
+    log_every: int = option(50, "steps between entries in the logs", at_least=1)
+    measure_every: int = option(0, "steps between measurements of sample quality; 0 for none", at_least=0)
     resume: bool = option(False, "go on from the last checkpoint of the run directory")
     overwrite: bool = option(False, "replace an existing run directory")
-
-    def check(self) -> None:
-        """Raise `InputError` for numbers out of range."""
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
 
     def optimiser_config(self) -> OptimiserConfig:
         """The optimiser that the options name."""
@@ -84,15 +79,8 @@ class LongRunOptions(CommonOptions):
 class ParallelRunOptions(LongRunOptions):
     """Options of those that several processes may share, and that are measured on a number of samples."""
 
-    devices: int = option(1, "processes: GPUs, or CPU processes")
-    measure_samples: int = option(256, "samples a measurement")
-
-    def check(self) -> None:
-        """See `LongRunOptions.check`."""
-        super().check()
-        for name in ("devices", "measure_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"got --{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+    devices: int = option(1, "processes: GPUs, or CPU processes", at_least=1)
+    measure_samples: int = option(256, "samples a measurement", at_least=1)
 
     def fit_config(self, device: str) -> FitConfig:
         """See `LongRunOptions.fit_config`."""
@@ -105,9 +93,11 @@ class TrainingOptions(ParallelRunOptions):
 
     schedule: dict = option({"name": "cosine"}, "noise schedule by name, with its settings")
     sampler: dict = option({"steps": 50, "solver": "sde-dpm2"}, "recommended sampler: steps, solver, eta, exponent")
-    accumulate: int = option(1, "batches per optimiser step")
-    max_weight: float | None = option(None, "ceiling of the loss weight relative to the x0 error")
-    timesteps: int | None = option(None, "train on the times i / timesteps (EDM: 1000) instead of all of [0, 1]")
+    accumulate: int = option(1, "batches per optimiser step", at_least=1)
+    max_weight: float | None = option(None, "ceiling of the loss weight relative to the x0 error", above=0)
+    timesteps: int | None = option(
+        None, "train on the times i / timesteps (EDM: 1000) instead of all of [0, 1]", at_least=1
+    )
     focus: tuple[float, float, float] | None = option(
         None, "[share, location, scale]: draw this share of the times from a logit-normal law"
     )
@@ -118,10 +108,8 @@ class TrainingOptions(ParallelRunOptions):
     few_steps: bool = option(False, "learn to sample as the teacher does, but in the few steps of --sampler")
 
     def check(self) -> None:
-        """See `LongRunOptions.check`."""
+        """See `CommonOptions.check`."""
         super().check()
-        if self.accumulate < 1:
-            raise InputError(f"got --accumulate {self.accumulate}, expected at least 1")
         for name, needed in (("weaker", "teacher"), ("autoguidance", "weaker"), ("few_steps", "teacher")):
             if getattr(self, name) and not getattr(self, needed):
                 raise InputError(f"got --{name.replace('_', '-')} without --{needed}")
@@ -173,32 +161,39 @@ class TrainingOptions(ParallelRunOptions):
         return replace(super().fit_config(device), accumulate=self.accumulate)
 
 
-def open_run(options: LongRunOptions, path: Path, device: str, facts: Mapping[str, Any]) -> None:
-    """Make the run directory at `path`, or find it as `--resume` needs it, and write what it starts from.
+@contextmanager
+def open_run(options: LongRunOptions, verb: str, name: str, facts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """The run directory, made or found as `--resume` needs it, with what the run starts from written; and the device.
 
     Args:
         options: checked.
-        path: of the directory.
-        device: of the run.
+        verb: that trains.
+        name: of the model, after which the directory is called by default.
         facts: of the data, for `run.json`.
 
     Raises:
-        InputError: one that cannot be used.
+        InputError: a directory that cannot be used.
     """
     import torch
 
+    from common.cli.doctor import pick_device
     from common.cli.run_directory import RunDirectory
 
-    directory = RunDirectory.create(path, overwrite=options.overwrite, resume=options.resume)
-    if options.resume:
-        directory.check_same(options, _FREE_ON_RESUME)
-    directory.write_config(options)
-    directory.write_provenance(device=device, seed=options.seed, torch_threads=torch.get_num_threads(), **facts)
+    device, path = pick_device(options.device), Path(options.output_dir or f"runs/{name}")
+    # Lightning starts the other processes with the same command; the first one has made the folder by then.
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        yield path, device
+        return
+    with RunDirectory.begin(path, verb, options) as directory:
+        threads = torch.get_num_threads()
+        directory.record(options, _FREE_ON_RESUME, device=device, seed=options.seed, torch_threads=threads, **facts)
+        yield path, device
 
 
 def run_training(
     options: ParallelRunOptions,
     program: str,
+    verb: str,
     name: str,
     train: Callable[[Path, FitConfig], tuple[Mapping[str, Any], FitResult]],
     facts: Mapping[str, Any],
@@ -210,6 +205,7 @@ def run_training(
     Args:
         options: checked.
         program: the command, for what is printed.
+        verb: of it.
         name: of the model.
         train: (directory, config) -> what `model.json` says of the training, and its result.
         facts: of the data, for `run.json`.
@@ -220,18 +216,13 @@ def run_training(
         InputError: a run directory that cannot be used.
         IncompleteError: stopped before the last step.
     """
-    from common.cli.doctor import pick_device
-
-    device = pick_device(options.device)
-    path = Path(options.output_dir or f"runs/{name}")
-    # Lightning starts the other processes with the same command; the first one has made the folder by then.
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        open_run(options, path, device, facts)
-    training, result = train(path, options.fit_config(device))
+    with open_run(options, verb, name, facts) as (path, device):
+        training, result = train(path, options.fit_config(device))
     if result.is_first_process and not options.json:
         print(f"{name}: {training['samples_seen']} samples seen in {training['steps']} steps")
         print(f"  model       {path / 'model'}")
         print(f"  generate    {use or f'{program} generate'} {path}{hint}")
+    found = {"output_dir": str(path), "name": name, "training": dict(training)}
     if not result.finished:
-        raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume")
-    return {"output_dir": str(path), "name": name, "training": dict(training)}
+        raise IncompleteError(f"stopped at step {result.steps} of {options.steps}; go on with --resume", found)
+    return found

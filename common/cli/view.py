@@ -32,14 +32,13 @@ _DIGITS = 5
 class ViewOptions(CommonOptions):
     """Options of `view` in both domains."""
 
-    count: int = option(48, "samples on the page, the first ones")
+    count: int = option(48, "samples on the page, the first ones", at_least=1, at_most=MAX_SAMPLES)
     output: str = option("", "HTML file (default: RUN/view.html; runs/NAME-view.html for a file)")
     open: bool = option(False, "open the page in the browser")
 
     def check(self) -> None:
-        """Raise `InputError` for what no page can be."""
-        if not 1 <= self.count <= MAX_SAMPLES:
-            raise InputError(f"got --count {self.count}, expected 1 to {MAX_SAMPLES}")
+        """See `CommonOptions.check`."""
+        super().check()
         if self.output and Path(self.output).suffix.lower() not in (".html", ".htm"):
             raise InputError(f"got --output {self.output}, expected a file that ends in .html")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,6 +68,15 @@ def model_directory(path: Path) -> Path:
     """The model folder that a path means: itself, or the `model` folder of a run directory."""
     inner = path / "model"
     return inner if inner.is_dir() else path
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hash of names and weights, which tells one model from another in a run's provenance."""
+    content = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        content.update(name.encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:16]
 
 
 def read_weights(directory: Path) -> dict[str, torch.Tensor]:

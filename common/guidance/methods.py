@@ -114,9 +114,11 @@ def with_defaults(methods: Sequence[Method], defaults: Mapping[str, float | None
     """
     given = {key: value for key, value in defaults.items() if value is not None}
     for key in given:
+        if not methods:
+            raise InputError(f"got {key} {given[key]:g}, a setting of guidance, but no --guidance")
         if not any(key in method.takes for method in methods):
-            names = ", ".join(method.name for method in methods) or "no guidance"
-            raise InputError(f"got {key.replace('_', ' ')} {given[key]:g}, but {names} has no such setting")
+            names = ", ".join(method.name for method in methods)
+            raise InputError(f"got {key} {given[key]:g}, but {names} has no such setting")
     return [
         replace(method, settings={**{k: v for k, v in given.items() if k in method.takes}, **method.settings})
         for method in methods

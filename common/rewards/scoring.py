@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,16 +24,25 @@ class ScoreTable:
     Attributes:
         values: column -> (M,) float64, NaN where there is none.
         reasons: column -> M texts, why there is none; "" where there is one.
+        details: `column: reason` -> what the first such failure said, where it said more. Not of cached ones.
     """
 
     values: Mapping[str, np.ndarray]
     reasons: Mapping[str, Sequence[str]]
+    details: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> dict[str, int]:
         """`column: reason` -> number of samples, the most frequent first."""
         counts = Counter(f"{column}: {reason}" for column, all in self.reasons.items() for reason in all if reason)
         return dict(counts.most_common())
+
+
+def note_detail(details: dict[str, str], column: str, failure: Failure) -> None:
+    """Keep what the first failure of a column with a reason said; see `ScoreTable.details`."""
+    said = " ".join(failure.detail.split()).removeprefix(f"{failure.reason}: ")
+    if said and said != failure.reason:
+        details.setdefault(f"{column}: {failure.reason}", said)
 
 
 def check_scorers(names: Sequence[str], packages: Mapping[str, Iterable[str]], time_limit_s: float) -> None:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
+from common.errors import InputError
 from common.training.module import DiffusionTraining
 from common.training.watch import Watch
 
@@ -68,8 +69,16 @@ class CheckpointKeeper(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Takes the signals over from Lightning, whose SIGTERM handler waits for other processes from within a step."""
+        module = _training(pl_module)
+        if module.steps > module.max_steps:
+            raise InputError(
+                f"the training stands at step {module.steps}, got {module.max_steps} steps; expected at least as many"
+            )
+        if module.steps == module.max_steps:
+            # Resumed at its end: there is nothing to do, and Lightning would take another step first.
+            trainer.should_stop = True
         self._started = self._saved = time.monotonic()
-        self._seconds_before = _training(pl_module).seconds
+        self._seconds_before = module.seconds
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._on_signal)
 

@@ -43,6 +43,14 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
             raise InputError(f"got optimiser '{self.name}', expected one of {', '.join(OPTIMISERS)}")
+        for name in ("learning_rate", "muon_learning_rate", "companion_factor"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"got optimiser {name} {getattr(self, name)}, expected more than 0")
+        for name in ("weight_decay", "warmup_steps", "decay_fraction", "gradient_clip"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"got optimiser {name} {getattr(self, name)}, expected at least 0")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise InputError(f"got optimiser momentum {self.momentum}, expected 0 up to, but not, 1")
 
     def for_companions(self) -> OptimiserConfig:
         """These settings for what is trained beside the denoiser."""

@@ -181,7 +181,8 @@ def _calculator(numbers: np.ndarray, positions: np.ndarray, charge: int) -> Any:
     from tblite.exceptions import TBLiteRuntimeError, TBLiteValueError
     from tblite.interface import Calculator
 
-    unpaired = int(numbers.sum() - charge) % 2
+    # As Python integers: atomic numbers are unsigned, and an anion's charge would wrap around.
+    unpaired = (int(numbers.sum()) - int(charge)) % 2
     try:
         calculator = Calculator("GFN2-xTB", numbers, positions / BOHR_ANGSTROM, charge=float(charge), uhf=unpaired)
     except (TBLiteRuntimeError, TBLiteValueError) as error:

@@ -22,10 +22,10 @@ class DataOptions(CommonOptions):
     data: str = option("", "data set name or molecule file (inspect), or the set to build (build)")
     data_folder: str = option("data", "folder that holds the named data sets")
     output_dir: str = option("", "build: where chunks and result go (default: runs/NAME); an interrupted build goes on")
-    max_atoms: int | None = option(None, "inspect: leave larger molecules out (number of atoms)")
-    workers: int | None = option(None, "build: processes (default: one a core)")
-    limit: int | None = option(None, "build: only this many molecules")
-    seed: int = option(0, "build: seed of selection and conformers; inspect: of 3D made from SMILES")
+    max_atoms: int | None = option(None, "inspect: leave larger molecules out (number of atoms)", at_least=1)
+    workers: int | None = option(None, "build: processes (default: one a core)", at_least=1)
+    limit: int | None = option(None, "build: only this many molecules", at_least=1)
+    seed: int = option(0, "build: seed of selection and conformers; inspect: of 3D made from SMILES", at_least=0)
 
 
 def run(options: DataOptions) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli.app import CommonOptions, Verb, print_table
+from common.cli.generation import kept_facts
 from common.cli.options import argument, option
 from common.errors import InputError
 
@@ -25,10 +26,10 @@ class EvaluateOptions(CommonOptions):
     samples: str = argument("molecule file (SDF, XYZ, npz, ...) or a run directory")
     reference: str = option("", "data set name or file to compare with (default: the training data of the run's model)")
     data_folder: str = option("data", "folder that holds the named data sets")
-    posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)")
+    posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)", at_least=0)
     output_dir: str = option("", "also write metrics.json and samples.csv there (a run directory is updated in place)")
-    workers: int | None = option(None, "processes (default: one a core)")
-    seed: int = option(0, "seed of the bootstrap intervals")
+    workers: int | None = option(None, "processes (default: one a core)", at_least=1)
+    seed: int = option(0, "seed of the bootstrap intervals", at_least=0)
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     output_dir = Path(options.output_dir) if options.output_dir else path if is_run else None
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
-        write_tables(output_dir, evaluation)
+        facts = {"skipped": len(report.skipped), **kept_facts(output_dir)}
+        # What a run's own samples were asked for; which record of a file another one was.
+        columns = report.molecules.properties if is_run else {"record": report.indices}
+        write_tables(output_dir, evaluation, facts, columns)
     result = {**evaluation.as_json(), "skipped": len(report.skipped)}
     if not options.json:
         print_evaluation(evaluation)

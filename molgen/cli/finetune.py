@@ -16,7 +16,6 @@ def run(options: FinetuneOptions) -> dict[str, Any]:
     from molgen.predictors import DEFAULT
     from molgen.pretrained import load_pretrained
 
-    options.check()
     device = pick_device(options.device)
     workers, launcher = choose_workers(options.workers)
     task = MoleculeTask(

@@ -15,14 +15,17 @@ from common.cli.generation import (
     Asked,
     GenerationOptions,
     Made,
+    check_complete,
     generation_facts,
     guided,
+    open_generation,
     read_targets,
+    remark_on_inputs,
     sample_in_parts,
 )
 from common.cli.guidance import classifier_weight, weaker_denoiser
 from common.cli.options import option
-from common.errors import IncompleteError, InputError
+from common.errors import InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
@@ -54,8 +57,8 @@ class GenerateOptions(GenerationOptions):
     num_atoms: int | str | None = option(
         None, "atoms a molecule, hydrogens included: 14, or 10-16 (default: as the data)"
     )
-    posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)")
-    pictures: int = option(24, "valid molecules in the picture grid; 0 for no picture")
+    posebusters: int = option(0, "at most how many samples go through PoseBusters (about a second each)", at_least=0)
+    pictures: int = option(24, "valid molecules in the picture grid; 0 for no picture", at_least=0)
     data_folder: str = option("data", "folder of the named data sets: for --target NAME=law, and for the comparison "
                                       "with the training data")  # fmt: skip
 
@@ -64,14 +67,11 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     """Generate, judge, write, summarise."""
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
-    from common.cli.run_directory import RunDirectory
     from molgen.data.molecules import MoleculeSet
     from molgen.models import NETWORKS
     from molgen.pretrained import STORE, load_pretrained
-    from molgen.results import judge, write_samples, write_tables
     from molgen.target_law import part_law
 
-    options.check()
     _num_atoms(options.num_atoms)
     tune_allocator()
     device = pick_device(options.device)
@@ -83,42 +83,42 @@ def run(options: GenerateOptions) -> dict[str, Any]:
             replace(options, target=others), [control.name for control in model.controls], _finder(model)
         )  # fmt: skip
     law = None if by_law is None else _law(options, model, by_law, asked)
+    remark_on_inputs(model.controls, asked.inputs)
     sampler = options.adjusted(model.sampler)
     reward = _reward(options, asked, model)
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)
     weaker = weaker_denoiser(options, model, load_pretrained)
-    name = str(model.description.get("name", Path(options.model).name))
-    directory = RunDirectory.create(
-        options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
-    )
-    if options.resume:
-        directory.check_same(options, _FREE_ON_RESUME)
-    directory.write_config(options)
-    directory.write_provenance(
-        device=device,
-        seed=options.seed,
-        model=str(STORE.find(options.model)),
-        training_data=model.description.get("data"),
-    )
-    with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
-        made = _sample(options, model, asked.inputs, law, guide, directory)
-    samples = MoleculeSet.concatenate(made.parts) if made.parts else MoleculeSet.from_molecules([])
-    # A run that was longer before keeps its parts; this one shows what it was asked for.
-    samples = samples.select(range(min(len(samples), options.num_samples)))
+    with open_generation(options, model, model.denoiser, STORE.find(options.model), _FREE_ON_RESUME) as directory:
+        with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
+            made = _sample(options, model, asked.inputs, law, guide, directory)
+        samples = MoleculeSet.concatenate(made.parts)
+        # A run that was longer before keeps its parts; this one shows what it was asked for.
+        samples = samples.select(range(min(len(samples), options.num_samples)))
+        facts = generation_facts(options, sampler, guide, made, len(samples))
+        result = _deliver(options, directory, samples, _reference(options, model), facts)
+    check_complete(options, result, "molecules")
+    return result
+
+
+def _deliver(
+    options: GenerateOptions,
+    directory: RunDirectory,
+    samples: MoleculeSet,
+    reference: MoleculeSet | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Judge the samples, write and print; what `--json` prints."""
+    from molgen.results import judge, write_samples, write_tables
+
     evaluation = judge(
-        samples, _reference(options, model), posebusters=options.posebusters, workers=options.workers, seed=options.seed
-    )
+        samples, reference, posebusters=options.posebusters, workers=options.workers, seed=options.seed
+    )  # fmt: skip
     write_samples(directory.path, samples, evaluation)
-    facts = generation_facts(options, sampler, guide, made, len(samples))
     write_tables(directory.path, evaluation, facts, samples.properties)
     if options.pictures > 0:
         _draw(directory.path / "samples.png", evaluation, options.pictures)
     if not options.json:
-        _summarise(directory, evaluation, made.seconds)
-    if len(samples) < options.num_samples and not options.allow_partial:
-        raise IncompleteError(
-            f"{len(samples)} of {options.num_samples} molecules; the rest: the same command with --resume"
-        )
+        _summarise(directory, evaluation, facts["generation"]["seconds"])
     return {"output_dir": str(directory.path), **evaluation.as_json(), **facts}
 
 

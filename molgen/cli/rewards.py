@@ -8,7 +8,6 @@ from typing import Any
 from common.cli.app import CommonOptions, Verb
 from common.cli.options import option
 from common.cli.scoring import list_rewards
-from common.errors import InputError
 
 _AIMS = """aims:     gap=4.5±0.2 (or +-)   alpha<70   4<gap<5   maximise qed   minimise sa_score from 1 to 6
 filters:  require valid   require gap>4   forbid substructure([N+](=O)[O-])
@@ -21,7 +20,7 @@ class RewardsOptions(CommonOptions):
     """Options of `molgen rewards`."""
 
     measure: bool = option(False, "measure the cost of each scorer on embedded molecules")
-    num_molecules: int = option(8, "molecules for --measure")
+    num_molecules: int = option(8, "molecules for --measure", at_least=1)
 
 
 def run(options: RewardsOptions) -> dict[str, Any]:
@@ -34,8 +33,6 @@ def run(options: RewardsOptions) -> dict[str, Any]:
         from molgen.data.gdb7_xtb import load
         from molgen.rewards.cost import measure_costs
 
-        if options.num_molecules < 1:
-            raise InputError(f"got --num-molecules {options.num_molecules}, expected at least 1")
         costs, bonds = measure_costs(load().select(range(options.num_molecules)))
         remark = f"needs bonds: {1e3 * bonds:.2f} ms a sample more, once for all of them"
     listed = list_rewards(options, REWARDS.values(), GROUP, _AIMS, costs, remark)

@@ -53,10 +53,12 @@ def run(options: ScoreOptions) -> dict[str, Any]:
 
 
 def _heads(source: ReadReport, perceived: Sequence[Perceived]) -> list[dict[str, Any]]:
-    named = bool(source.identifiers and any(source.identifiers))
-    return [
-        {"smiles": one.smiles} | ({"name": source.identifiers[i]} if named else {}) for i, one in enumerate(perceived)
-    ]
+    columns: dict[str, Sequence[Any]] = {"smiles": [one.smiles for one in perceived]}
+    if len(source.indices):
+        columns["record"] = source.indices.tolist()
+    if any(source.identifiers):
+        columns["name"] = source.identifiers
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 VERB = Verb("score", "score molecules from a file or a run by any reward", ScoreOptions, run)

@@ -20,7 +20,7 @@ class TrainOptions(TrainingOptions):
     """Options of `molgen train`."""
 
     data: str = option("gdb7-xtb", "data set name or molecule file")
-    max_atoms: int | None = option(None, "leave larger molecules out (number of atoms)")
+    max_atoms: int | None = option(None, "leave larger molecules out (number of atoms)", at_least=1)
     network: dict = option({"name": "transformer"}, "network by name, with its hyper-parameters")
     parameterisation: dict = option({"name": "categorical_types"}, "eps, v, x0 or categorical_types, with settings")
     codec: dict = option(
@@ -35,7 +35,6 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from molgen.train import ModelConfig, new_model, train
 
     # Everything that can be wrong with the request comes before the folder is made.
-    options.check()
     optimiser = options.optimiser_config()
     report = load_data(options.data, data_folder=options.data_folder, max_atoms=options.max_atoms, seed=options.seed)
     molecules = report.molecules.select(split_data(options.data, report.molecules)["train"])
@@ -58,7 +57,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
         return model.description["training"], result
 
     facts = {"training_data": options.data, "data_hash": digest}
-    return run_training(options, "molgen", model.description["name"], train_in, facts)
+    return run_training(options, "molgen", "train", model.description["name"], train_in, facts)
 
 
 VERB = Verb("train", "train a model on molecules", TrainOptions, run)

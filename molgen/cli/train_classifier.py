@@ -14,7 +14,6 @@ def run(options: ClassifierOptions) -> dict[str, Any]:
     from molgen.finetune import MoleculeTask
     from molgen.pretrained import load_pretrained
 
-    options.check()
     device = pick_device(options.device)
     task = MoleculeTask(
         load_pretrained(options.base, device), data=options.data, data_folder=options.data_folder, labels=options.labels

@@ -25,7 +25,7 @@ class TrainPredictorOptions(PredictorOptions):
 
     data: str = option("gdb7-xtb", "data set name, or a file with SMILES or 3D and a column or tag for each property")
     property: list[str] = option([], "what to predict, may be repeated: gap, dipole (mu), alpha, a column of your own")
-    max_atoms: int | None = option(None, "leave larger molecules out (number of atoms)")
+    max_atoms: int | None = option(None, "leave larger molecules out (number of atoms)", at_least=1)
     architecture: str = option("egnn", "egnn (invariant) or e3nn (equivariant: dipole as vector, alpha as tensor)")
     noise: dict = option(
         {"coordinates": 0.02, "types": 0.1},
@@ -42,7 +42,6 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     from molgen.train_predictor import NoiseConfig, labels_of, new_predictor, train_predictor
 
     # Everything that can be wrong with the request comes before the folder is made.
-    options.check()
     optimiser = options.optimiser_config()
     noise = build(NoiseConfig, options.noise, "noise")
     if not options.property:

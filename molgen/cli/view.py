@@ -31,14 +31,13 @@ class MoleculeViewOptions(ViewOptions):
 
     samples: str = argument("molecule file (SDF, XYZ, npz, ...) or a run directory")
     valid: bool = option(False, "only molecules with valid bonds")
-    workers: int | None = option(None, "processes (default: one a core)")
+    workers: int | None = option(None, "processes (default: one a core)", at_least=1)
 
 
 def run(options: MoleculeViewOptions) -> dict[str, Any]:
     """Read, draw, write the page."""
     from molgen.chemistry.perception import perceive
 
-    options.check()
     path = Path(options.samples)
     molecules, rows = _read(path, options.workers)
     total = len(molecules)

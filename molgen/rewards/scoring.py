@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
-from common.rewards import Score, ScoreCache, geometry_hash
-from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers
+from common.rewards import PREDICTED, Score, ScoreCache, geometry_hash
+from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, note_detail
 from common.workers import Closing, Failure, Launcher, WorkerPool
 from molgen.chemistry.perception import Perceived, perceive
 from molgen.data.codec import MoleculeCodec
@@ -76,9 +76,14 @@ class MoleculeScorer(Closing):
         perceived = self._perceive(molecules, perceived, todo)
 
         fresh: dict[str, Score] = {}
+        details: dict[str, str] = {}
         for index, name, result in self._compute(molecules, perceived, todo):
-            failed = isinstance(result, Failure)
-            fresh[keys[name][index]] = Score(math.nan, result.reason) if failed else Score(result)
+            if isinstance(result, Failure):
+                note_detail(details, name, result)
+                result = Score(math.nan, result.reason)
+            else:
+                result = Score(result)
+            fresh[keys[name][index]] = result
         self.cache.add({key: score for key, score in fresh.items() if score.reason not in NOT_KEPT})
         known |= fresh
 
@@ -91,7 +96,7 @@ class MoleculeScorer(Closing):
                 reasons[scorer.name] = [score.reason for score in scores]
             else:
                 values[scorer.name], reasons[scorer.name] = _score_directly(scorer, molecules, perceived)
-        return ScoreTable(values, reasons)
+        return ScoreTable(values, reasons, details)
 
     def _perceive(
         self, molecules: MoleculeSet, perceived: Sequence[Perceived] | None, todo: Mapping[str, list[int]]
@@ -188,7 +193,8 @@ def _score_directly(
         codec = MoleculeCodec(tuple(sorted(set(molecules.numbers.tolist()))) or (1,))
         measured = scorer.on_states(codec)(codec.encode(molecules))
         values = measured.values[scorer.name].detach().cpu().double().numpy()
-        why = "not finite"
+        predicted = scorer.name.startswith(PREDICTED)
+        why = "an element that its predictor was never shown" if predicted else "not finite"
     else:
         raise InputError(f"{scorer.name} is neither for sets, nor for states, nor for workers")
     values = np.where(np.isfinite(values), values, np.nan)

@@ -22,13 +22,13 @@ class DataOptions(CommonOptions):
     data: str = option("", "data set name, or a folder or file of shapes")
     data_folder: str = option("data", "folder that holds the named data sets")
     classes: list[str] | None = option(None, "only these classes (default: all)")
-    count_per_class: int = option(500, "procedural: shapes of each class")
+    count_per_class: int = option(500, "procedural: shapes of each class", at_least=1)
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
-    points: int = option(4096, "points sampled of each mesh; stored points are kept as they are")
+    points: int = option(4096, "points sampled of each mesh; stored points are kept as they are", at_least=1)
     output: str = option("", "build: the npz file to write, which every verb reads as data (default: runs/NAME.npz)")
-    workers: int | None = option(None, "processes (default: one a core)")
-    seed: int = option(0, "seed of procedural shapes and of points")
+    workers: int | None = option(None, "processes (default: one a core)", at_least=1)
+    seed: int = option(0, "seed of procedural shapes and of points", at_least=0)
 
 
 def run(options: DataOptions) -> Any:

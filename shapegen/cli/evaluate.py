@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli.app import CommonOptions, Verb, print_table
+from common.cli.generation import kept_facts
 from common.cli.options import argument, option
 from common.errors import InputError
 
@@ -49,16 +50,18 @@ class EvaluateOptions(CommonOptions):
     )
     data_folder: str = option("data", "folder that holds the named data sets")
     classes: list[str] | None = option(None, "only these classes (default: all)")
-    count_per_class: int | None = option(None, "procedural: shapes of each class (default: as in the training)")
+    count_per_class: int | None = option(
+        None, "procedural: shapes of each class (default: as in the training)", at_least=1
+    )
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str | None = option(
         None, "the axis that is up in files that do not say it: z, y or -y (default: as in the training, or z)"
     )
-    points: int | None = option(None, "points of each mesh (default: as in the training)")
+    points: int | None = option(None, "points of each mesh (default: as in the training)", at_least=1)
     device: str = option("auto", "of the Chamfer distances: auto, cpu (all cores), cuda or mps")
     output_dir: str = option("", "also write metrics.json there (a run directory is updated in place)")
-    workers: int | None = option(None, "processes (default: one a core)")
-    seed: int = option(0, "seed of the subsets and of the bootstrap intervals")
+    workers: int | None = option(None, "processes (default: one a core)", at_least=1)
+    seed: int = option(0, "seed of the subsets and of the bootstrap intervals", at_least=0)
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
@@ -289,14 +292,9 @@ def _progress() -> Callable[[str, int, int], None]:
 def _write(directory: Path, result: Mapping[str, Any]) -> None:
     """`metrics.json`; what `generate` wrote there about itself stays."""
     from common.atomic import write_json
-    from common.cli.run_directory import RunDirectory
 
     directory.mkdir(parents=True, exist_ok=True)
-    kept = {}
-    if (directory / "metrics.json").exists():
-        before = RunDirectory(directory).read_json("metrics.json")
-        kept = {"generation": before["generation"]} if "generation" in before else {}
-    write_json(directory / "metrics.json", {**result, **kept})
+    write_json(directory / "metrics.json", {**result, **kept_facts(directory)})
 
 
 VERB = Verb("evaluate", "judge shapes from a file, a folder or a run", EvaluateOptions, run)

@@ -38,12 +38,12 @@ class ExportOptions(CommonOptions):
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
     resolution: int | None = option(None, "grid cells along the longest side, 8-460 (default: by the points' spacing)")
-    count: int | None = option(None, "at most so many shapes of each run or file")
+    count: int | None = option(None, "at most so many shapes of each run or file", at_least=1)
     output_dir: str = option("", "folder for the files (default: RUN/meshes or RUN/points; runs/export for files)")
     overwrite: bool = option(False, "replace the files of an earlier export")
-    show: int = option(40, "rows printed; those with a defect come first")
-    time_limit: float = option(900.0, "seconds for one shape; more where other work keeps the processor busy")
-    workers: int | None = option(None, "processes (default: one a core)")
+    show: int = option(40, "rows printed; those with a defect come first", at_least=0)
+    time_limit: float = option(900.0, "seconds for one shape; more where other work keeps the processor busy", above=0)
+    workers: int | None = option(None, "processes (default: one a core)", at_least=1)
 
 
 def run(options: ExportOptions) -> dict[str, Any]:
@@ -53,17 +53,14 @@ def run(options: ExportOptions) -> dict[str, Any]:
 
     exporter = _exporter(options)
     exporter.check()
-    if not options.time_limit > 0:
-        raise InputError(f"got --time-limit {options.time_limit}, expected seconds above 0")
     items = find_items(options.shapes, options.unit, options.count)
     if not items:
         raise InputError(f"nothing to export: {', '.join(options.shapes)} holds no shapes")
-    directory = RunDirectory.create(exporter.folder, overwrite=options.overwrite)
-    directory.write_config(options)
-    directory.write_provenance(sources=options.shapes)
-    found = _export(items, exporter, options)
-    done = [one for one in found if one is not None]
-    _write(directory.path, done)
+    with RunDirectory.begin(exporter.folder, "export", options) as directory:
+        directory.record(options, sources=options.shapes)
+        found = _export(items, exporter, options)
+        done = [one for one in found if one is not None]
+        _write(directory.path, done)
     result = {
         "output_dir": str(directory.path),
         "exported": sum(not one.problem for one in done),
@@ -118,10 +115,11 @@ def _check_complete(found: Sequence[Exported | None], result: dict[str, Any], op
     if failed:
         reasons = dict.fromkeys(one.problem for one in found if one is not None and one.problem)
         raise IncompleteError(
-            f"{failed} of {len(found)} shapes were not exported: {next(iter(reasons), 'interrupted')}"
+            f"{failed} of {len(found)} shapes were not exported: {next(iter(reasons), 'interrupted')}", result
         )
     if options.watertight and result["watertight"] < len(found):
-        raise IncompleteError(f"{len(found) - result['watertight']} of {len(found)} meshes are not watertight")
+        left_open = len(found) - result["watertight"]
+        raise IncompleteError(f"{left_open} of {len(found)} meshes are not watertight", result)
 
 
 def _write(directory: Path, done: Sequence[Exported]) -> None:

@@ -14,9 +14,9 @@ from common.cli.options import option
 class ShapeFinetuneOptions(FinetuneOptions):
     """Options of `shapegen finetune`."""
 
-    points: int = option(512, "points of a shape in training")
+    points: int = option(512, "points of a shape in training", at_least=1)
     class_name: str | None = option(None, "class of all shapes (default: classes as in the training data)")
-    count_per_class: int = option(50, "shapes of each class that are made of a procedural data set")
+    count_per_class: int = option(50, "shapes of each class that are made of a procedural data set", at_least=1)
 
 
 def run(options: ShapeFinetuneOptions) -> dict[str, Any]:
@@ -27,7 +27,6 @@ def run(options: ShapeFinetuneOptions) -> dict[str, Any]:
     from shapegen.predictors import DEFAULT
     from shapegen.pretrained import load_pretrained
 
-    options.check()
     device = pick_device(options.device)
     workers, launcher = choose_workers(options.workers)
     task = ShapeTask(

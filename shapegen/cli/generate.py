@@ -5,24 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.atomic import write_json
 from common.cli.app import Verb
 from common.cli.generation import (
-    FREE_ON_RESUME,
     Asked,
     GenerationOptions,
     Made,
+    check_complete,
     generation_facts,
     guided,
+    open_generation,
     read_targets,
+    remark_on_inputs,
     sample_in_parts,
 )
 from common.cli.guidance import classifier_weight, weaker_denoiser
 from common.cli.options import option
-from common.errors import IncompleteError, InputError
+from common.errors import InputError
 
 if TYPE_CHECKING:
     from common.cli.run_directory import RunDirectory
@@ -40,66 +41,51 @@ _PART = 64
 class GenerateOptions(GenerationOptions):
     """Options of `shapegen generate`."""
 
-    points: int = option(2048, "points a shape; any number, also beyond that of training")
+    points: int = option(2048, "points a shape; any number, also beyond that of training", at_least=1)
     target: list[str] = option(
         [],
         "what shapes are asked for, may be repeated: class=NAME, or height_m=0.2 for a model with that control input",
     )
     batch_size: int = option(32, "samples at a time")
-    pictures: int = option(40, "shapes in the contact sheet; 0 for no picture")
+    pictures: int = option(40, "shapes in the contact sheet; 0 for no picture", at_least=0)
 
 
 def run(options: GenerateOptions) -> dict[str, Any]:
     """Generate, write, summarise."""
     from common.allocator import tune_allocator
     from common.cli.doctor import pick_device
-    from common.cli.run_directory import RunDirectory
     from shapegen.data.shapes import ShapeSet
     from shapegen.models import NETWORKS
     from shapegen.pretrained import STORE, load_pretrained
     from shapegen.results import draw_samples, write_samples
     from shapegen.rewards.reward import ShapeReward
 
-    options.check()
     tune_allocator()
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
     class_name, asked = wanted(options, model)
+    remark_on_inputs(model.controls, asked.inputs)
     sampler = options.adjusted(model.sampler)
     rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
     reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)
     weaker = weaker_denoiser(options, model, load_pretrained)
-    name = str(model.description.get("name", Path(options.model).name))
-    directory = RunDirectory.create(
-        options.output_dir or f"runs/{name}-seed{options.seed}", overwrite=options.overwrite, resume=options.resume
-    )
-    if options.resume:
-        directory.check_same(options, FREE_ON_RESUME)
-    directory.write_config(options)
-    directory.write_provenance(
-        device=device,
-        seed=options.seed,
-        model=str(STORE.find(options.model)),
-        training_data=model.description.get("data"),
-    )
-    with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
-        made = _sample(options, model, class_name, asked.inputs, guide, directory)
-    shapes = ShapeSet.concatenate(made.parts) if made.parts else model.sample(0, points=options.points)
-    # A run that was longer before keeps its parts; this one shows what it was asked for.
-    shapes = shapes.select(range(min(len(shapes), options.num_samples)))
-    facts = generation_facts(options, sampler, guide, made, len(shapes))
-    write_samples(directory.path, shapes, device)
-    write_json(directory / "metrics.json", facts)
-    if options.pictures > 0 and len(shapes):
-        draw_samples(directory / "samples.png", shapes, options.pictures)
+    with open_generation(options, model, model.denoiser, STORE.find(options.model)) as directory:
+        with guided(options, sampler, model.denoiser, reward, log_weight, weaker) as guide:
+            made = _sample(options, model, class_name, asked.inputs, guide, directory)
+        shapes = ShapeSet.concatenate(made.parts)
+        # A run that was longer before keeps its parts; this one shows what it was asked for.
+        shapes = shapes.select(range(min(len(shapes), options.num_samples)))
+        facts = generation_facts(options, sampler, guide, made, len(shapes))
+        write_samples(directory.path, shapes, device)
+        write_json(directory / "metrics.json", facts)
+        if options.pictures > 0:
+            draw_samples(directory / "samples.png", shapes, options.pictures)
     if not options.json:
         _summarise(directory, shapes, facts["generation"]["seconds"])
-    if len(shapes) < options.num_samples and not options.allow_partial:
-        raise IncompleteError(
-            f"{len(shapes)} of {options.num_samples} shapes; the rest: the same command with --resume"
-        )
-    return {"output_dir": str(directory.path), **facts}
+    result = {"output_dir": str(directory.path), **facts}
+    check_complete(options, result, "shapes")
+    return result
 
 
 def wanted(options: GenerateOptions, model: ShapeModel) -> tuple[str | None, Asked]:

@@ -14,7 +14,6 @@ def run(options: GradientOptions) -> dict[str, Any]:
     from shapegen.finetune import ShapeTask
     from shapegen.pretrained import load_pretrained
 
-    options.check()
     device = pick_device(options.device)
     task = ShapeTask(
         load_pretrained(options.base, device), workers=options.workers, time_limit_s=options.time_limit

@@ -25,7 +25,7 @@ class RewardsOptions(CommonOptions):
     """Options of `shapegen rewards`."""
 
     measure: bool = option(False, "measure the cost of each scorer on procedural shapes")
-    num_shapes: int = option(4, "shapes for --measure")
+    num_shapes: int = option(4, "shapes for --measure", at_least=1)
     points: int = option(2048, "points a shape for --measure")
 
 
@@ -40,8 +40,6 @@ def run(options: RewardsOptions) -> dict[str, Any]:
         from shapegen.rewards.cloud import MIN_POINTS
         from shapegen.rewards.cost import measure_costs
 
-        if options.num_shapes < 1:
-            raise InputError(f"got --num-shapes {options.num_shapes}, expected at least 1")
         if options.points < MIN_POINTS:
             raise InputError(f"got --points {options.points}, expected at least {MIN_POINTS}")
         shapes = procedural(-(-options.num_shapes // 13), points=options.points, workers=1, normals=False)

@@ -27,7 +27,7 @@ class ScoreOptions(ScoringOptions):
     shapes: list[str] = argument("run directories, or files of point clouds or meshes", several=True)
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
-    count: int | None = option(None, "at most so many shapes of each run or file")
+    count: int | None = option(None, "at most so many shapes of each run or file", at_least=1)
     device: str = option("auto", "where clouds are estimated: auto, cpu, cuda or mps")
 
 
@@ -66,7 +66,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
         table = scorer.score(shapes)
     reward = combine(objective, table)
     heads = [
-        {"name": item.name, "kind": "mesh" if one.mesh is not None else "points"}
+        {"name": item.name, "source": item.source, "kind": "mesh" if one.mesh is not None else "points"}
         for item, one in zip(kept, shapes, strict=True)
     ]
     rows = score_rows(heads, table, reward)

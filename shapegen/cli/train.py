@@ -30,18 +30,18 @@ class TrainOptions(TrainingOptions):
 
     data: str = option("procedural", "data set name, or a folder or file of shapes")
     classes: list[str] | None = option(None, "only these classes (default: all)")
-    count_per_class: int = option(500, "procedural: shapes of each class")
+    count_per_class: int = option(500, "procedural: shapes of each class", at_least=1)
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
-    stored_points: int = option(4096, "points kept of each shape")
-    points: int = option(512, "points of each shape that a step sees, a fresh subset of the stored ones")
+    stored_points: int = option(4096, "points kept of each shape", at_least=1)
+    points: int = option(512, "points of each shape that a step sees, a fresh subset of the stored ones", at_least=1)
     rotate: str = option("none", "none, or up: turn each shape by a random angle about the vertical")
     normalisation: str = option("global", "global, centred (place is lost) or per_shape (size is lost)")
     class_conditional: bool = option(True, "the model is told the class")
-    class_dropout: float = option(0.1, "share of the shapes whose class is hidden in training")
+    class_dropout: float = option(0.1, "share of the shapes whose class is hidden in training", at_least=0, at_most=1)
     network: dict = option({"name": "set_transformer"}, "network by name, with its hyper-parameters")
     parameterisation: dict = option({"name": "v"}, "eps, v or x0")
-    workers: int | None = option(None, "processes that read or make the data (default: one a core)")
+    workers: int | None = option(None, "processes that read or make the data (default: one a core)", at_least=1)
 
     def batch_config(self) -> ShapeBatchConfig:
         """What the options say of one step."""
@@ -57,7 +57,6 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from shapegen.data.sources import load_data, split_data
 
     # Everything that can be wrong with the request comes before the folder is made.
-    options.check()
     optimiser, batch_config = options.optimiser_config(), options.batch_config()
     # They go into the model, so that what it was not trained on can be found again.
     data_options = {
@@ -131,7 +130,7 @@ def _train(
         return model.description["training"], result
 
     facts = {"training_data": options.data, "data_hash": digest}
-    return run_training(options, "shapegen", model.description["name"], train_in, facts)
+    return run_training(options, "shapegen", "train", model.description["name"], train_in, facts)
 
 
 VERB = Verb("train", "train a model on shapes", TrainOptions, run)

@@ -14,8 +14,8 @@ from common.cli.options import option
 class ShapeClassifierOptions(ClassifierOptions):
     """Options of `shapegen train-classifier`."""
 
-    points: int = option(512, "points of a shape in training")
-    count_per_class: int = option(500, "shapes of each class that are made of a procedural data set")
+    points: int = option(512, "points of a shape in training", at_least=1)
+    count_per_class: int = option(500, "shapes of each class that are made of a procedural data set", at_least=1)
 
 
 def run(options: ShapeClassifierOptions) -> dict[str, Any]:
@@ -24,7 +24,6 @@ def run(options: ShapeClassifierOptions) -> dict[str, Any]:
     from shapegen.finetune import ShapeTask
     from shapegen.pretrained import load_pretrained
 
-    options.check()
     device = pick_device(options.device)
     task = ShapeTask(
         load_pretrained(options.base, device), points=options.points, data=options.data,

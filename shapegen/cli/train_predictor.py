@@ -23,14 +23,14 @@ class TrainPredictorOptions(PredictorOptions):
     data: str = option("procedural", "data set name, or a folder or file of shapes")
     property: list[str] = option([], "what to predict, may be repeated: class, volume, aspect_ratio, ...")
     classes: list[str] | None = option(None, "only these classes (default: all)")
-    count_per_class: int = option(500, "procedural: shapes of each class")
+    count_per_class: int = option(500, "procedural: shapes of each class", at_least=1)
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
-    stored_points: int = option(2048, "points kept of each shape")
-    points: int = option(512, "points of each shape that a step sees, a fresh subset of the stored ones")
+    stored_points: int = option(2048, "points kept of each shape", at_least=1)
+    points: int = option(512, "points of each shape that a step sees, a fresh subset of the stored ones", at_least=1)
     architecture: str = option("point_set", "point_set")
-    noise: float = option(0.02, "strongest noise on the points, in units of their standard deviation")
-    workers: int | None = option(None, "processes that read or make the data (default: one a core)")
+    noise: float = option(0.02, "strongest noise on the points, in units of their standard deviation", at_least=0)
+    workers: int | None = option(None, "processes that read or make the data (default: one a core)", at_least=1)
 
 
 def run(options: TrainPredictorOptions) -> dict[str, Any]:
@@ -41,7 +41,6 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     from shapegen.train_predictor import find_columns, labels_of, new_predictor, train_predictor
 
     # Everything that can be wrong with the request comes before the folder is made.
-    options.check()
     optimiser = options.optimiser_config()
     if not options.property:
         raise InputError("nothing to predict; give --property, such as --property volume (may be repeated)")

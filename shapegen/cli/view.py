@@ -34,14 +34,13 @@ class ShapeViewOptions(ViewOptions):
     shapes: list[str] = argument("run directories, or files of point clouds or meshes", several=True)
     unit: str | None = option(None, "unit of files that do not say theirs: m, cm or mm")
     up: str = option("z", "the axis that is up in files that do not say it: z, y or -y")
-    workers: int | None = option(None, "processes that read files (default: one a core)")
+    workers: int | None = option(None, "processes that read files (default: one a core)", at_least=1)
 
 
 def run(options: ShapeViewOptions) -> dict[str, Any]:
     """Read, draw, write the page."""
     from shapegen.data.items import find_items
 
-    options.check()
     items = find_items(options.shapes, options.unit)
     cards = list(_cards(items[: options.count], options))
     if not any(card.traces for card in cards):

@@ -13,7 +13,7 @@ import torch
 
 from common.errors import InputError
 from common.rewards import Score, ScoreCache, geometry_hash
-from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers
+from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, note_detail
 from common.workers import Closing, Failure, Launcher, WorkerPool
 from shapegen.families.surface import sample_surface
 from shapegen.rewards.calculation import BodyItem, CloudItem, DropItem, Triangles, as_mesh, calculate
@@ -122,14 +122,19 @@ class ShapeScorer(Closing):
         for name, index in first.values():
             todo.setdefault(name, []).append(index)
         fresh: dict[str, Score] = {}
+        details: dict[str, str] = {}
         for index, name, result in self._compute(shapes, todo):
-            failed = isinstance(result, Failure)
-            fresh[keys[name, index]] = Score(math.nan, result.reason) if failed else Score(result)
+            if isinstance(result, Failure):
+                note_detail(details, name, result)
+                result = Score(math.nan, result.reason)
+            else:
+                result = Score(result)
+            fresh[keys[name, index]] = result
         self.cache.add({key: score for key, score in fresh.items() if score.reason not in NOT_KEPT})
         known |= fresh
         for (name, index), key in keys.items():
             values[name][index], reasons[name][index] = known[key]
-        return ScoreTable(values, reasons)
+        return ScoreTable(values, reasons, details)
 
     def _estimate(
         self,

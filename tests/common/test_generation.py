@@ -7,8 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from common.cli.generation import GenerationOptions, Made, generation_facts, sample_in_parts
+import pytest
+
+from common.cli.generation import GenerationOptions, Made, generation_facts, remark_on_inputs, sample_in_parts
 from common.cost import Cost
+from common.diffusion.control import Control
+from common.errors import InputError
 
 
 class Guide:
@@ -42,12 +46,12 @@ def test_a_resumed_run_has_cost_what_all_of_it_cost(tmp_path):
     whole = made(tmp_path, 6, first)
     assert whole.cost == Cost(12, 60)
     seconds = whole.seconds
-    assert made(tmp_path, 6, again) == Made([[0, 1, 2, 3], [4, 5]], Cost(12, 60), seconds)
+    assert made(tmp_path, 6, again) == Made([[0, 1], [2, 3], [4, 5]], Cost(12, 60), seconds)
     assert again.cost == Cost()
-    # The second part is made anew, as it was too short; the first is not.
+    # Only what was not there is made.
     found = made(tmp_path, 8, longer)
     assert found.cost == Cost(16, 80)
-    assert longer.cost == Cost(8, 40)
+    assert longer.cost == Cost(4, 20)
     for one, guide in ((whole, first), (found, longer)):
         assert facts(one, guide)["network_evaluations"] == 10
         assert facts(one, guide)["reward_calls"] == 2
@@ -58,4 +62,32 @@ def test_a_part_without_a_record_of_what_it_took_is_made_again(tmp_path):
     (tmp_path / "000001.json").unlink()
     guide = Guide()
     assert made(tmp_path, 8, guide).cost == Cost(16, 80)
-    assert guide.cost == Cost(8, 40)
+    assert guide.cost == Cost(4, 20)
+
+
+def test_parts_of_another_size_are_not_mixed_in(tmp_path):
+    made(tmp_path, 8, Guide())
+    (tmp_path / "000000.npz").write_text("[0, 1, 2, 3]")
+    with pytest.raises(InputError, match="holds 4 samples, expected up to 2: another version made it"):
+        made(tmp_path, 8, Guide())
+
+
+@pytest.mark.parametrize(("until", "kept"), [(2, [[0, 1]]), (0, None)])
+def test_ctrl_c_keeps_what_was_made_and_is_passed_on_where_that_is_nothing(tmp_path, until, kept):
+    class Interrupted(Guide):
+        def make(self, start: int, count: int, progress: Any) -> list[int]:
+            if start >= until:
+                raise KeyboardInterrupt
+            return super().make(start, count, progress)
+
+    if kept is None:
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, 8, Interrupted())
+    else:
+        assert made(tmp_path, 8, Interrupted()).parts == kept
+
+
+@pytest.mark.parametrize(("asked", "warned"), [(900.0, True), (8.0, False), (None, False)])
+def test_a_value_far_from_all_data_is_warned_of(asked, warned, caplog):
+    remark_on_inputs([Control("gap_ev", mean=7.0, std=2.0)], {} if asked is None else {"gap_ev": asked})
+    assert ("gap_ev = 900 lies far outside of the data" in caplog.text) == warned

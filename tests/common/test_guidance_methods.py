@@ -142,7 +142,7 @@ def test_settings_for_all_methods_at_once():
     assert [dict(method.settings) for method in found] == [{"scale": 3.0}, {"scale": 2.0, "particles": 5}]
     with pytest.raises(InputError, match="got particles 5, but cfg has no such setting"):
         with_defaults([Method.parse("cfg")], {"particles": 5})
-    with pytest.raises(InputError, match="got scale 2, but no guidance has no such setting"):
+    with pytest.raises(InputError, match="got scale 2, a setting of guidance, but no --guidance"):
         with_defaults([], {"scale": 2.0})
 
 

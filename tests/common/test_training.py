@@ -43,7 +43,7 @@ def run(directory: Path, max_steps: int, *, size: int = 8, resume: bool = False,
         FitConfig(max_steps=max_steps, precision="float32", device="cpu", log_every=5, **config),
         directory,
         resume=resume,
-        measure=lambda denoiser: {"weight": float(next(denoiser.parameters()).abs().sum())},
+        measure=lambda denoiser: {"weight": float(next(denoiser.parameters()).detach().abs().sum())},
     )
 
 
@@ -67,6 +67,20 @@ def test_it_learns(tmp_path):
     assert result.samples_seen == 400 * 32
     losses = column(tmp_path, "train/loss")
     assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path):
+    first = run(tmp_path, 10)
+    again = run(tmp_path, 10, resume=True)
+    assert again.finished
+    assert (again.steps, again.samples_seen) == (10, 80)
+    assert_same(first, again)
+
+
+def test_it_does_not_go_back_to_fewer_steps(tmp_path):
+    run(tmp_path, 10)
+    with pytest.raises(InputError, match="stands at step 10, got 5 steps"):
+        run(tmp_path, 5, resume=True)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

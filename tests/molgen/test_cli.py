@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from rdkit import Chem
 from molgen import load_pretrained
 from molgen.cli import main
 from molgen.data.gdb7_xtb import load
+from molgen.data.molecules import MoleculeSet
 from molgen.data.xyz import write_xyz
 from molgen.pretrained.publish import publish
 
@@ -146,6 +149,56 @@ def test_an_existing_run_is_kept(folder, capsys):
     (folder / "mine" / "thesis.txt").write_text("years of work")
     assert main([*arguments[:-2], str(folder / "mine"), "--overwrite"]) == 2
     assert (folder / "mine" / "thesis.txt").exists()
+
+
+def test_a_request_that_cannot_be_met_leaves_the_run_that_it_should_replace(folder, tmp_path, capsys):
+    run, output = str(folder / "run"), tmp_path / "kept"
+    arguments = ["generate", run, "--num-samples", "2", "--pictures", "0", "--json", "--output-dir", str(output)]
+    assert main(arguments) == 0
+    before = (output / "samples.sdf").read_bytes()
+    for wrong in (["--num-atoms", "500"], ["--posebusters", "-1"], ["--workers", "0"]):
+        assert main([*arguments, *wrong, "--overwrite"]) == 2
+        assert (output / "samples.sdf").read_bytes() == before
+    weights = (folder / "run" / "model" / "model.safetensors").read_bytes()
+    for verb in (["generate", run], ["train", "--config", str(folder / "tiny.yaml"), "--init-from", run]):
+        assert main([*verb, "--output-dir", run, "--overwrite"]) == 2
+        assert "choose another" in error_line(capsys)
+        assert (folder / "run" / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_what_is_made_of_changed_files_is_not_gone_on_with(folder, tmp_path, capsys):
+    model, samples = tmp_path / "model", tmp_path / "samples"
+    shutil.copytree(folder / "run" / "model", model)
+    arguments = ["generate", str(model), "--num-samples", "2", "--pictures", "0", "--output-dir", str(samples)]
+    assert main(arguments) == 0
+    other = ["train", "--config", str(folder / "tiny.yaml"), "--seed", "1", "--output-dir", str(tmp_path / "other")]
+    assert main(other) == 0
+    shutil.copytree(tmp_path / "other" / "model", model, dirs_exist_ok=True)
+    assert main([*arguments, "--resume"]) == 2
+    assert "the model has changed since" in error_line(capsys)
+    # Of the same name, and of other molecules.
+    write_xyz(tmp_path / "mine.xyz", load().select(range(100)))
+    again = ["train", "--config", str(folder / "tiny.yaml"), "--data", str(tmp_path / "mine.xyz")]
+    assert main([*again, "--output-dir", str(tmp_path / "trained")]) == 0
+    write_xyz(tmp_path / "mine.xyz", load().select(range(100, 200)))
+    assert main([*again, "--output-dir", str(tmp_path / "trained"), "--resume"]) == 2
+    assert "the data has changed since" in error_line(capsys)
+
+
+def test_evaluate_leaves_what_a_run_says_of_itself(folder, tmp_path, capsys):
+    samples = tmp_path / "samples"
+    arguments = ["generate", str(folder / "run"), "--num-samples", "3", "--pictures", "0", "--output-dir", str(samples)]
+    assert main(arguments) == 0
+    asked = MoleculeSet.load(samples / "samples.npz")
+    dataclasses.replace(asked, properties={"asked_gap_ev": np.array([3.0, 4.0, 5.0])}).save(samples / "samples.npz")
+    generation = json.loads((samples / "metrics.json").read_text())["generation"]
+    assert main(["evaluate", str(samples)]) == 0
+    metrics = json.loads((samples / "metrics.json").read_text())
+    assert (metrics["generation"], metrics["skipped"]) == (generation, 0)
+    assert [row["asked_gap_ev"] for row in csv.DictReader((samples / "samples.csv").open())] == ["3.0", "4.0", "5.0"]
+    assert main(["evaluate", str(folder / "mine.xyz"), "--output-dir", str(tmp_path / "judged")]) == 0
+    rows = list(csv.DictReader((tmp_path / "judged" / "samples.csv").open()))
+    assert [row["record"] for row in rows] == [str(number) for number in range(1, 201)]
 
 
 def test_evaluate_judges_files_and_runs(folder, capsys):

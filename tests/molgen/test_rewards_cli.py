@@ -83,6 +83,27 @@ def test_a_run_is_scored_and_a_users_function_too(folder, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["columns"]["my_score.py:score"]["n"] == 3
 
 
+def test_scores_are_told_apart_by_record_and_failures_by_what_they_said(folder, tmp_path, capsys):
+    near = "2\n\nO 0 0 0\nH 0 0 0.41\n"
+    (tmp_path / "some.xyz").write_text("3\n\nC 0 0 nan\nH 0 0 1\nH 0 1 0\n" + 2 * near)
+    arguments = ["score", str(tmp_path / "some.xyz"), "--reward", "gap", "--workers", "1"]
+    code = main([*arguments, "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert [row["record"] for row in result["molecules"]] == [2, 3]
+    assert code == 3
+    assert result["details"] == {"gap_ev: clash": "two atoms 0.41 Angstrom apart"}
+    assert main(arguments) == 3
+    assert "2 x gap_ev: clash (two atoms 0.41 Angstrom apart)" in capsys.readouterr().out
+    (tmp_path / "folder").mkdir()
+    write_xyz(tmp_path / "folder" / "a.xyz", load().select(range(2)))
+    assert main(["score", str(tmp_path / "folder"), "--reward", "rings", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["molecules"]] == ["a.xyz:1", "a.xyz:2"]
+    assert (
+        main(["score", str(folder / "mine.xyz"), "--reward", "rings", "--output", str(tmp_path / "no" / "a.csv")]) == 2
+    )
+    assert "there is no folder" in capsys.readouterr().err
+
+
 def test_brackets_of_names_survive_the_table(folder, capsys):
     assert main(["score", str(folder / "mine.xyz"), "--reward", "substructure([NX3,OX2])", "--workers", "1"]) == 0
     assert "substructure([NX3,OX2])" in capsys.readouterr().out.replace("\n", "")
@@ -92,7 +113,7 @@ def test_many_scores_come_in_several_tables(folder, capsys):
     names = ["valid", "stable", "atom_stability", "qed", "logp", "tpsa", "sa_score", "rings", "heavy_atoms"]
     assert main(["score", str(folder / "mine.xyz"), "--reward", ", ".join(names), "--workers", "1"]) == 0
     heads = [line for line in capsys.readouterr().out.splitlines() if "smiles" in line]
-    assert [head.count("┃") for head in heads] == [10, 5]
+    assert [head.count("┃") for head in heads] == [11, 6]
     assert "sa_score" in heads[0]
     assert "heavy_atoms" in heads[1]
 

@@ -115,6 +115,13 @@ def test_charged_and_open_shell_molecules_are_accepted(ask):
     assert cation["energy_hartree"] > neutral["energy_hartree"] + 0.2
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int64])
+def test_anions_are_accepted_whatever_integers_their_atoms_are(ask, dtype):
+    hydroxide = np.array([8, 1], dtype), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.96]])
+    anion, radical = ask("properties", *hydroxide, -1), ask("properties", *hydroxide)
+    assert anion["energy_hartree"] < radical["energy_hartree"]
+
+
 def test_errors_have_reasons(ask):
     numbers, positions = WATER
     clash = positions.copy()

@@ -148,10 +148,10 @@ def test_a_student_has_its_teachers_states_and_samples_in_few_steps(trained, dat
     [
         (["train", "--data", "DATA", "--network", "POINTWISE", "--teacher", "MODEL"], "which cannot be taught"),
         (["train", "--data", "DATA", "--teacher", "procedural"], "states of another codec"),
-        (["generate", "MODEL", "--points", "0"], "got 0 points, expected 1 to"),
+        (["generate", "MODEL", "--points", "0"], "got --points 0, expected at least 1"),
         (["generate", "nothing"], "no model 'nothing'"),
         (["train", "--data", "DATA", "--points", "9999"], "got 9999 points a shape, expected 1 to"),
-        (["train", "--data", "DATA", "--class-dropout", "2"], "got class_dropout 2.0"),
+        (["train", "--data", "DATA", "--class-dropout", "2"], "got --class-dropout 2.0, expected 0 to 1"),
         (["train", "--data", "DATA", "--normalisation", "local"], "got mode 'local'"),
         (["train", "--data", "procedual"], "did you mean 'procedural'?"),
         (["data", "inspect"], "nothing to inspect"),
@@ -171,6 +171,7 @@ def test_bad_input_is_one_line(arguments, message, trained, data, tmp_path, caps
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_verbs(data, tmp_path, capsys):
