@@ -89,7 +89,7 @@ def find_items(inputs: Sequence[str | Path], unit: str | None = None, count: int
 
 
 def read_item(item: ShapeItem, up: str = "z") -> Shape:
-    """The mesh or the points (P, 3) of a shape, Z up, and their unit.
+    """The mesh or the points (P, 3) of a shape, Z up, and their unit; a closed mesh that is inside out is turned.
 
     Args:
         item: from `find_items`.
@@ -121,6 +121,8 @@ def read_item(item: ShapeItem, up: str = "z") -> Shape:
     shape.vertices = shape.vertices @ turn
     # A format without shared vertices (STL) would seem all holes.
     shape.merge_vertices(merge_tex=True, merge_norm=True)
+    if shape.is_watertight and shape.is_winding_consistent and shape.volume < 0:
+        shape.invert()
     return shape, unit
 
 

@@ -140,6 +140,18 @@ def test_units_and_axes_are_those_of_the_file(tmp_path):
     np.testing.assert_allclose(same, points, atol=1e-6)
 
 
+def test_a_closed_mesh_that_is_inside_out_is_turned_and_an_open_one_stays(tmp_path):
+    box = trimesh.creation.box((1, 2, 3))
+    box.invert()
+    box.export(tmp_path / "inside_out.stl")
+    cut = open_box()
+    cut.invert()
+    cut.export(tmp_path / "cut.stl")
+    turned, left = (read_item(item)[0] for item in find_items([tmp_path / "inside_out.stl", tmp_path / "cut.stl"]))
+    assert turned.volume == pytest.approx(6)
+    assert left.volume < 0
+
+
 def test_names_stay_inside_the_folder_and_differ(tmp_path):
     ShapeSet(np.stack([ball(20)] * 2), np.zeros(2, int), ("../../evil",)).save(tmp_path / "mine.npz")
     (tmp_path / "sub").mkdir()
