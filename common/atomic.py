@@ -14,6 +14,15 @@ from typing import IO, Any, Literal
 from common.errors import InputError
 
 
+def check_place(path: str | Path) -> None:
+    """Raise `InputError` if no file can be at `path`: it is a folder, or there is no folder to hold it."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+
+
 @contextmanager
 def atomic_writer(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and put it in the place of `path` when the block ends well.
@@ -29,10 +38,7 @@ def atomic_writer(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[
         OSError: the write failed (disk full, no permission); the message names `path` and says that it is untouched.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    check_place(path)
     # Beside the target, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

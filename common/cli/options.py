@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
@@ -123,16 +122,6 @@ def check_bounds(options: Any) -> None:
             expected = f"more than {above:g}" if above is not None else f"at least {low:g}" if high is None else \
                 f"{low:g} to {high:g}"  # fmt: skip
             raise InputError(f"got --{field.name.replace('_', '-')} {value}, expected {expected}")
-
-
-def check_output(path: str, what: str) -> None:
-    """Raise `InputError` if no file can be written at `path`; an empty one means that none is asked for."""
-    if not path:
-        return
-    if Path(path).is_dir():
-        raise InputError(f"got --output {path}, a folder; expected a {what}")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"got --output {path}, but there is no folder {Path(path).parent}; make it first")
 
 
 def _bound(options: type, name: str, which: str) -> float | None:

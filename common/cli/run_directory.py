@@ -69,7 +69,8 @@ class RunDirectory:
             yield cls(path, verb)
             return
         aside = _put_aside(path) if occupied else None
-        path.mkdir(parents=True, exist_ok=True)
+        # Resolved, for a link to where it was leads nowhere now.
+        path.resolve().mkdir(parents=True, exist_ok=True)
         try:
             yield cls(path, verb)
         except BaseException as error:

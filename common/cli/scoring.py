@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from common.atomic import check_place
 from common.cli.app import CommonOptions, print_table
-from common.cli.options import check_output, option
+from common.cli.options import option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class ScoringOptions(CommonOptions):
     def check(self) -> None:
         """See `CommonOptions.check`."""
         super().check()
-        check_output(self.output, "CSV file")
+        if self.output:
+            check_place(self.output)
 
 
 def list_rewards(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.atomic import atomic_writer
+from common.atomic import atomic_writer, check_place
 from common.cli.app import CommonOptions
 from common.cli.options import option
 from common.errors import InputError
@@ -41,6 +41,8 @@ class ViewOptions(CommonOptions):
         super().check()
         if self.output and Path(self.output).suffix.lower() not in (".html", ".htm"):
             raise InputError(f"got --output {self.output}, expected a file that ends in .html")
+        if self.output:
+            check_place(self.output)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from common.cli.app import CommonOptions, Verb, run_command
-from common.cli.options import check_output, option
-from common.errors import IncompleteError, InputError
+from common.cli.options import option
+from common.errors import IncompleteError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +80,6 @@ def test_numbers_out_of_bounds_are_refused_before_any_work(arguments, message, c
     code = run_command("toy", "a toy", [Verb("go", "goes", Deeper, ran.append)], ["go", *arguments])
     assert (code, len(ran)) == ((2, 0) if message else (0, 1))
     assert message in capsys.readouterr().err
-
-
-def test_a_table_has_a_place_before_it_is_made(tmp_path):
-    check_output("", "CSV file")
-    check_output(str(tmp_path / "a.csv"), "CSV file")
-    with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first"):
-        check_output(str(tmp_path / "nowhere" / "a.csv"), "CSV file")
-    with pytest.raises(InputError, match="a folder; expected a CSV file"):
-        check_output(str(tmp_path), "CSV file")
 
 
 def test_what_is_incomplete_is_printed_all_the_same(capsys):

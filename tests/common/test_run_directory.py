@@ -65,6 +65,15 @@ def test_an_existing_run_is_kept_unless_it_shall_be_replaced(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
 
 
+def test_a_run_behind_a_link_is_replaced_where_it_is(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    make(tmp_path / "link", "new", Options(overwrite=True))
+    assert (folder / "made.txt").read_text() == "new"
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "link", "newer", Options(overwrite=True), file="", error=RuntimeError())
+    assert (folder / "made.txt").read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [InputError(), RuntimeError(), KeyboardInterrupt()])
 def test_a_command_that_fails_at_once_leaves_the_old_run(folder, error):
     with pytest.raises(type(error)):

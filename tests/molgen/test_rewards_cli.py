@@ -101,7 +101,7 @@ def test_scores_are_told_apart_by_record_and_failures_by_what_they_said(folder, 
     assert (
         main(["score", str(folder / "mine.xyz"), "--reward", "rings", "--output", str(tmp_path / "no" / "a.csv")]) == 2
     )
-    assert "there is no folder" in capsys.readouterr().err
+    assert "does not exist; make it first" in capsys.readouterr().err
 
 
 def test_brackets_of_names_survive_the_table(folder, capsys):
