@@ -65,7 +65,9 @@ def run(options: TrainOptions) -> dict[str, Any]:
     }  # fmt: skip
 
     def load() -> ShapeSet:
-        report = load_data(options.data, data_folder=options.data_folder, workers=options.workers, **data_options)
+        report = load_data(
+            options.data, data_folder=options.data_folder, workers=options.workers, labels=False, **data_options
+        )
         return report.shapes.select(split_data(report)["train"])
 
     with shared_by_processes(load, options.devices) as shapes:

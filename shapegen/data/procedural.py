@@ -27,12 +27,13 @@ _TIME_LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class Order:
-    """Shapes number `first`, ..., `first + count - 1` of a family, of `points` points each."""
+    """Shapes number `first`, ..., `first + count - 1` of a family, of `points` points each, measured if `labels`."""
 
     family: str
     first: int
     count: int
     points: int
+    labels: bool = True
 
 
 def procedural(
@@ -42,6 +43,7 @@ def procedural(
     workers: int | None = None,
     classes: Sequence[str] | None = None,
     normals: bool = True,
+    labels: bool = True,
 ) -> ShapeSet:
     """Shapes of the procedural families, in metres, with normals and the labels of `shapegen.families.labels`.
 
@@ -55,6 +57,7 @@ def procedural(
         workers: processes; None takes all cores, 1 works in this process.
         classes: keys of `shapegen.families.FAMILIES`; None takes all.
         normals: keep the normals too (as much memory as the points).
+        labels: measure the solids, which takes as long as making them.
 
     Raises:
         InputError: an unknown class, or a number that is not positive.
@@ -67,15 +70,16 @@ def procedural(
     total = count_per_class * len(names)
     all_points = np.empty((total, points, 3), np.float32)
     all_normals = np.empty((total, points, 3), np.float32) if normals else None
-    labels = np.empty((total, len(columns())))
+    names_of_labels = columns() if labels else ()
+    measured = np.empty((total, len(names_of_labels)))
     orders, places = [], []
     for k, name in enumerate(names):
         for first in range(0, count_per_class, _CHUNK):
             count = min(_CHUNK, count_per_class - first)
-            orders.append(Order(name, seed * _PER_SEED + first, count, points))
+            orders.append(Order(name, seed * _PER_SEED + first, count, points, labels))
             places.append(slice(k * count_per_class + first, k * count_per_class + first + count))
     for index, result in _results(orders, workers):
-        all_points[places[index]], made, labels[places[index]] = result
+        all_points[places[index]], made, measured[places[index]] = result
         if all_normals is not None:
             all_normals[places[index]] = made
     numbers = np.tile(seed * _PER_SEED + np.arange(count_per_class), len(names))
@@ -86,18 +90,19 @@ def procedural(
         class_names=names,
         unit="m",
         normals=all_normals,
-        properties={name: labels[:, k].copy() for k, name in enumerate(columns())},
+        properties={name: measured[:, k].copy() for k, name in enumerate(names_of_labels)},
         ids=np.array([f"{names[c]}/{number}" for c, number in zip(class_index, numbers, strict=True)]),
     )
 
 
 def make(order: Order) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (C, P, 3), normals (C, P, 3) and labels (C, number of labels) of an order of C shapes."""
+    """Points (C, P, 3), normals (C, P, 3) and labels (C, number of labels, 0 without) of an order of C shapes."""
     results = []
     for number in range(order.first, order.first + order.count):
         mesh = build(order.family, number).mesh
         rng = np.random.default_rng([zlib.crc32(order.family.encode()), number])
-        results.append((*sample_with_normals(mesh, order.points, rng), list(shape_labels(mesh).values())))
+        labels = list(shape_labels(mesh).values()) if order.labels else []
+        results.append((*sample_with_normals(mesh, order.points, rng), labels))
     points, normals, labels = (np.stack([result[k] for result in results]) for k in range(3))
     return points, normals, labels
 

@@ -48,9 +48,16 @@ class Source:
 
 
 def _load_procedural(
-    _: Path, *, points: int, classes: Sequence[str] | None, count_per_class: int, workers: int | None, seed: int
+    _: Path,
+    *,
+    points: int,
+    classes: Sequence[str] | None,
+    count_per_class: int,
+    labels: bool,
+    workers: int | None,
+    seed: int,
 ) -> ReadReport:
-    shapes = procedural(count_per_class, seed, points, workers, classes)
+    shapes = procedural(count_per_class, seed, points, workers, classes, labels=labels)
     return ReadReport(shapes, groups=shapes.ids if shapes.ids is not None else np.empty(0, np.str_))
 
 
@@ -62,13 +69,13 @@ def _load_modelnet(folder: Path, **options: Any) -> ReadReport:
     return _load_folder(folder, up="z", **options)
 
 
-def _load_folder(folder: Path, *, up: str, count_per_class: int, **options: Any) -> ReadReport:
+def _load_folder(folder: Path, *, up: str, count_per_class: int, labels: bool, **options: Any) -> ReadReport:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; see data/README.md for what has to lie there")
     return read_shapes(folder, up=up, **options)
 
 
-def _load_ldraw(folder: Path, *, count_per_class: int, **options: Any) -> ReadReport:
+def _load_ldraw(folder: Path, *, count_per_class: int, labels: bool, **options: Any) -> ReadReport:
     return load_ldraw(folder, **options)
 
 
@@ -140,6 +147,7 @@ def load_data(
     up: str = "z",
     workers: int | None = None,
     seed: int = 0,
+    labels: bool = True,
 ) -> ReadReport:
     """A data set by name (`ldraw`, looked for in `data_folder/ldraw`), or any folder or file of shapes by its path.
 
@@ -153,6 +161,7 @@ def load_data(
         up: the axis that is up in the files at a path that do not say it: `z`, `y` or `-y`.
         workers: processes; None takes all cores.
         seed: of the shapes (procedural) and of the points.
+        labels: measure the shapes, of `procedural` only.
 
     Raises:
         InputError: no such name, folder or file, or its content cannot be used.
@@ -160,7 +169,7 @@ def load_data(
     name = str(data)
     options: dict[str, Any] = {"points": points, "classes": classes, "workers": workers, "seed": seed}
     if name in SOURCES:
-        return SOURCES[name].load(Path(data_folder) / name, count_per_class=count_per_class, **options)
+        return SOURCES[name].load(Path(data_folder) / name, count_per_class=count_per_class, labels=labels, **options)
     # What looks like a path is one; a bare word is a mistyped name.
     if not Path(name).suffix and "/" not in name and not Path(name).exists():
         find_source(name)

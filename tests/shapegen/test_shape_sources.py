@@ -64,6 +64,14 @@ def test_procedural_by_name():
     assert b["val"].tolist() == split_data(report)["val"].tolist()
 
 
+def test_a_training_gets_the_same_shapes_without_measuring_them():
+    options = {"points": 32, "count_per_class": 2, "workers": 1}
+    whole, bare = (load_data("procedural", **options, labels=flag).shapes for flag in (True, False))
+    assert whole.properties
+    assert not bare.properties
+    assert whole.digest() == bare.digest()
+
+
 def test_sources_are_described():
     assert set(SOURCES) == {"procedural", "shapenet", "modelnet", "ldraw"}
     assert f"{len(FAMILIES)} parametric families" in SOURCES["procedural"].description
