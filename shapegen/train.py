@@ -113,12 +113,10 @@ def new_model(
 def _weights_for(model: ShapeModel, base: ShapeModel) -> dict[str, torch.Tensor]:
     """The weights of `base`, with a column for each class of `model`: its own by name, zero for a new class.
 
-    What a network knows of its classes are its weights `embed_context`, zero at first. Where only the model sees what
-    is near (`SetTransformer`), that begins as in a new network, which changes nothing of what the base says.
+    What a network knows of its classes are its weights `embed_context`, zero at first.
     """
     weights = base.denoiser.state_dict()
     found = {name: value for name, value in weights.items() if "embed_context" not in name}
-    found |= {name: own for name, own in model.denoiser.state_dict().items() if ".near_" in name and name not in found}
     places = [(i, base.class_names.index(c)) for i, c in enumerate(model.class_names) if c in base.class_names]
     for name, own in model.denoiser.state_dict().items():
         if "embed_context" in name:

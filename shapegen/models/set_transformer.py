@@ -5,12 +5,7 @@ Each block reads the points into the latents (cross-attention), lets the latents
 The reading and writing follow the idea of recurrent interface networks (arXiv 2212.11972) and of resolution-invariant
 point diffusion (arXiv 2404.03566); sizes, conditioning and the parting of widths are ours.
 
-A few latents know what a shape is, but not where exactly its teeth and boards are. With `near`, points also see those
-near them, before the first block and after the last: attention whose logits fall with the squared distance, so that it
-smooths and measures the cloud at a few learned widths. Its cost grows with N^2, in one fused kernel and without any
-N x N array.
-
-Otherwise points see each other through the latents alone, and attention is a mean over them: the network is equivariant
+Points never see each other except through the latents, and attention is a mean over them: the network is equivariant
 under permutation, and saying every point twice changes nothing. So it can be trained on few points and asked for many.
 """
 
@@ -25,12 +20,6 @@ from torch.nn import functional as F
 from common.diffusion.embedding import time_features
 
 _HEAD = 32
-# Channels of a head that say where a point is.
-_PLACE = 4
-# Widths of the neighbourhoods at first, from the first head to the last, in units of the data's standard deviation.
-_NEAREST, _FARTHEST = 0.12, 0.5
-# Logit of padding.
-_FAR = 1e6
 
 
 class SetTransformer(nn.Module):
@@ -45,7 +34,6 @@ class SetTransformer(nn.Module):
         n_thinking: self-attention layers of the latents in a block.
         n_frequencies: octaves of the Fourier features of a coordinate.
         cond_width: channels of what time and context say together.
-        near: points see those near them, too.
     """
 
     # Where a control's embedding is added (`common.diffusion.control`).
@@ -68,7 +56,6 @@ class SetTransformer(nn.Module):
         n_thinking: int = 1,
         n_frequencies: int = 4,
         cond_width: int = 128,
-        near: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("width", width), ("point_width", point_width)):
@@ -85,7 +72,6 @@ class SetTransformer(nn.Module):
         self.embed_context = nn.Linear(n_context, cond_width, bias=False) if n_context else nn.Identity()
         self.latents = nn.Parameter(torch.randn(n_latents, width))
         self.blocks = nn.ModuleList(_Block(width, point_width, n_thinking, cond_width) for _ in range(n_blocks))
-        self.near_in, self.near_out = (_Near(point_width, cond_width) if near else None for _ in range(2))
         self.norm_out = nn.LayerNorm(point_width)
         self.out = nn.Linear(point_width, 3)
         if n_context:
@@ -110,12 +96,8 @@ class SetTransformer(nn.Module):
         p = self.embed_point(torch.cat([x, angles.sin(), angles.cos()], dim=-1))
         z = self.latents.expand(len(x), -1, -1)
         readable = mask[:, None, None, :]
-        if self.near_in is not None:
-            p = self.near_in(p, x, cond, mask)
         for block in self.blocks:
             p, z = block(p, z, cond, readable)
-        if self.near_out is not None:
-            p = self.near_out(p, x, cond, mask)
         return self.out(self.norm_out(p)).to(x.dtype) * mask.unsqueeze(-1)
 
 
@@ -139,59 +121,6 @@ class _Block(nn.Module):
             z = z + feed_forward(z, cond)
         p = p + self.write(p, z, cond)
         return p + self.point_mlp(p, cond), z
-
-
-class _Near(nn.Module):
-    """Points look at the points near them, and think about it; at first it changes nothing.
-
-    The logit of a point j for a point i has the term -|x_i - x_j|^2 / (2 h^2), with a width h for each head that time
-    and context set. Up to what all j share it is a scalar product, (x_i / h) . (x_j / h) - |x_j / h|^2 / 2, so that it
-    takes four channels of queries and keys instead of a bias. What comes back holds the mean and the squared spread of
-    the neighbourhood around the point, in units of h.
-    """
-
-    edge_modules = ("modulation", "reach")
-
-    def __init__(self, width: int, cond_width: int) -> None:
-        super().__init__()
-        heads = width // _HEAD
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = _modulation(cond_width, width)
-        self.features = nn.Linear(width, 3 * heads * (_HEAD - _PLACE), bias=False)
-        self.reach = nn.Linear(cond_width, heads)
-        self.out = nn.Linear(width, width)
-        self.mlp = _FeedForward(width, 2, cond_width)
-        nn.init.zeros_(self.reach.weight)
-        with torch.no_grad():
-            self.reach.bias.copy_(-torch.linspace(math.log(_NEAREST), math.log(_FARTHEST), heads))
-        for linear in (self.out, self.mlp.out):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, p: Tensor, x: Tensor, cond: Tensor, mask: Tensor) -> Tensor:
-        """Features (B, N, width) of points x (B, N, 3), under a condition; `mask` (B, N), True = real."""
-        scale, shift, gate = self.modulation(cond).unsqueeze(1).chunk(3, dim=-1)
-        features = self.features(self.norm(p) * (1 + scale) + shift)
-        nearness = self.reach(cond).to(x.dtype).exp()[:, :, None, None]
-        # Squares of places do not survive low precision.
-        with torch.autocast(x.device.type, enabled=False):
-            features = features.to(x.dtype).unflatten(-1, (3, -1, _HEAD - _PLACE)).transpose(1, 3)
-            query, key, value = features.unbind(2)
-            place = x.unsqueeze(1) * nearness
-            square = place.square().sum(-1, keepdim=True)
-            one = torch.ones_like(square)
-            # Padding is infinitely far.
-            far = torch.where(mask[:, None, :, None], -square / 2, torch.full_like(square, -_FAR))
-            attended = F.scaled_dot_product_attention(
-                torch.cat([query, math.sqrt(_HEAD) * place, math.sqrt(_HEAD) * one], dim=-1),
-                torch.cat([key, place, far], dim=-1),
-                torch.cat([value, place, square], dim=-1),
-            )
-            known, mean, mean_square = attended.split((_HEAD - _PLACE, 3, 1), dim=-1)
-            spread = mean_square - 2 * (place * mean).sum(-1, keepdim=True) + square
-            seen = torch.cat([known, mean - place, spread], dim=-1).transpose(1, 2).flatten(2)
-        p = p + gate * self.out(seen)
-        return p + self.mlp(p, cond)
 
 
 class _Attention(nn.Module):
