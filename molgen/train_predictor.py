@@ -20,6 +20,7 @@ from common.training import predictor as common_training
 from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
 from common.training.predictor import VALUES, LabelledParts, Supervised
+from molgen.chemistry.bonds import per_molecule
 from molgen.data.batches import MoleculeBatches
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
@@ -48,6 +49,27 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         if self.coordinates < 0 or self.types < 0:
             raise InputError(f"got noise {self.coordinates} and {self.types}, expected 0 or more")
+
+
+def comparable(parts: Mapping[str, MoleculeSet], max_atoms: int | None = None) -> dict[str, MoleculeSet]:
+    """The parts `train`, `val` and `test` without molecules of more than `max_atoms`, and without those held-out ones
+    that have an element which the training part lacks: nothing can be said of them."""
+    small = {
+        name: part if max_atoms is None else part.select(np.flatnonzero(part.num_atoms <= max_atoms))
+        for name, part in parts.items()
+    }
+    found = {}
+    for name, part in small.items():
+        strange = per_molecule(~np.isin(part.numbers, small["train"].numbers), part.offsets) > 0
+        if strange.any():
+            logger.warning(
+                "%d molecules of the %s part have elements that the training part lacks", strange.sum(), name
+            )
+        found[name] = part.select(np.flatnonzero(~strange))
+    left_out = sum(map(len, parts.values())) - sum(map(len, small.values()))
+    if left_out:
+        logger.warning("%d molecules with more than %d atoms are left out", left_out, max_atoms)
+    return found
 
 
 def new_predictor(

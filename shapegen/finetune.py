@@ -214,10 +214,13 @@ class ShapeTask:
         if self._data is None:
             if not self._data_name:
                 raise InputError("the base names no training data; give --data")
+            description = self.model.description
+            # The base's own data are read as they were for it.
+            known = description.get("data_options", {}) if self._data_name == description.get("data") else {}
             report = load_data(
                 self._data_name, data_folder=self._data_folder, points=max(self._points, _POINTS),
-                count_per_class=self._count_per_class, classes=self.model.class_names or None, seed=self._seed,
-                workers=self._workers,
+                count_per_class=self._count_per_class, classes=self.model.class_names or known.get("classes"),
+                unit=known.get("unit"), up=known.get("up", "z"), seed=self._seed, workers=self._workers,
             )  # fmt: skip
             places = split_data(report, half=self._half)
             self._data = {name: report.shapes.select(indices) for name, indices in places.items()}

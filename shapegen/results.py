@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from common.atomic import atomic_writer
 from shapegen.data.records import cloud_labels
 from shapegen.data.shapes import METRES, ShapeSet
 from shapegen.geometry.drawing import contact_sheet
+
+logger = logging.getLogger(__name__)
 
 RAW_SAMPLES = "samples.npz"
 
@@ -68,7 +71,11 @@ def cloud_properties(shapes: ShapeSet, device: str = "cpu") -> dict[str, np.ndar
 
 
 def draw_samples(path: Path, shapes: ShapeSet, count: int) -> None:
-    """A picture of the first `count` shapes; each class has its colour."""
-    shown = shapes.select(range(min(count, len(shapes))))
+    """A picture of the first `count` shapes that are finite; each class has its colour."""
+    finite = np.flatnonzero(np.isfinite(shapes.points).all(axis=(1, 2)))[:count]
+    if not len(finite):
+        logger.warning("no picture: no sample is finite")
+        return
+    shown = shapes.select(finite)
     names = [shown.class_names[index] for index in shown.class_index]
     contact_sheet(shown.points, path, names if len(shown.class_names) > 1 else None, groups=shown.class_index.tolist())

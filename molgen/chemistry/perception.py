@@ -230,6 +230,12 @@ def _atoms_in_space(numbers: np.ndarray, positions: np.ndarray, implicit_h: bool
 def _determine(bare: Chem.RWMol, charge: int, **connectivity: Any) -> tuple[Chem.Mol | None, str | None]:
     """One try of `DetermineBonds`: the molecule (None on failure) and the reason (None for a sound molecule)."""
     mol = Chem.RWMol(bare)
+    if mol.GetNumAtoms() == 1:
+        # RDKit returns such a molecule as it is, whatever its charge: a closed shell is what makes it sound.
+        (atom,) = mol.GetAtoms()
+        atom.SetFormalCharge(charge)
+        sound = _sanitises(mol) and not atom.GetNumRadicalElectrons()
+        return (mol.GetMol(), None) if sound else (None, CHARGE_MISMATCH)
     try:
         rdDetermineBonds.DetermineBonds(mol, charge=charge, maxIterations=MAX_ITERATIONS, **connectivity)
     except (ValueError, RuntimeError) as error:

@@ -24,6 +24,7 @@ MIN_DISTANCE_ANGSTROM = 0.5  # below, tblite may "converge" to an absurd energy
 _ACCURACY = 0.01
 _MAX_STEP_BOHR = 0.4
 COLUMNS = ("mu_d", "alpha_bohr3", "homo_ev", "lumo_ev", "gap_ev", "energy_hartree")
+_ORBITALS = frozenset({"homo_ev", "lumo_ev", "gap_ev"})
 # What `properties` gives on request beside them.
 RMS_FORCE = "rms_force_ev_angstrom"
 
@@ -82,7 +83,8 @@ def properties(
 
     Raises:
         InputError: shapes don't match, a coordinate is not finite, or a column is unknown.
-        XtbError: reason "clash" (two atoms within `MIN_DISTANCE_ANGSTROM`) or "no convergence".
+        XtbError: reason "clash" (two atoms within `MIN_DISTANCE_ANGSTROM`), "no convergence", or "no frontier orbitals"
+            (an orbital energy is asked for, and all orbitals are taken, or none).
     """
     unknown = [column for column in columns if column not in (*COLUMNS, RMS_FORCE)]
     if unknown:
@@ -94,6 +96,11 @@ def properties(
     energy = float(result.get("energy"))
     levels = result.get("orbital-energies") * HARTREE_EV
     n_occupied = int(round(float(result.get("orbital-occupations").sum())) + 1) // 2
+    if not 0 < n_occupied < len(levels):
+        # An atom may have no electrons (a proton) or no empty orbital (fluoride); what needs neither is known.
+        if not _ORBITALS.isdisjoint(columns):
+            raise XtbError("no frontier orbitals", f"{n_occupied} of {len(levels)} orbitals are taken")
+        levels, n_occupied = np.full(2, np.nan), 1
     homo, lumo = float(levels[n_occupied - 1]), float(levels[n_occupied])
     forces = result.get("gradient") * (HARTREE_EV / BOHR_ANGSTROM)
     values = {

@@ -30,14 +30,15 @@ class TrainOptions(TrainingOptions):
 
 def run(options: TrainOptions) -> dict[str, Any]:
     """Train and write the model."""
-    from molgen.data.sources import load_data, split_data
+    from molgen.data.sources import learnable, load_data, split_data
     from molgen.pretrained import load_pretrained
     from molgen.train import ModelConfig, new_model, train
 
     # Everything that can be wrong with the request comes before the folder is made.
     optimiser = options.optimiser_config()
-    report = load_data(options.data, data_folder=options.data_folder, max_atoms=options.max_atoms, seed=options.seed)
-    molecules = report.molecules.select(split_data(options.data, report.molecules)["train"])
+    # Split before anything is left out, so that whoever splits the same data has the same parts.
+    everything = load_data(options.data, data_folder=options.data_folder).molecules
+    molecules = learnable(everything.select(split_data(options.data, everything)["train"]), options.max_atoms)
     digest = molecules.digest()
     model = new_model(
         molecules,

@@ -39,7 +39,7 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     from common.predictors.evaluation import require_enough
     from common.training.labels import labelled_indices
     from molgen.data.sources import load_data, split_data
-    from molgen.train_predictor import NoiseConfig, labels_of, new_predictor, train_predictor
+    from molgen.train_predictor import NoiseConfig, comparable, labels_of, new_predictor, train_predictor
 
     # Everything that can be wrong with the request comes before the folder is made.
     optimiser = options.optimiser_config()
@@ -47,16 +47,14 @@ def run(options: TrainPredictorOptions) -> dict[str, Any]:
     if not options.property:
         raise InputError("nothing to predict; give --property, such as --property gap (may be repeated)")
     wanted = list(dict.fromkeys(_ALSO_CALLED.get(name.lower(), name) for name in options.property))
-    report = load_data(
-        options.data, data_folder=options.data_folder, properties=wanted, max_atoms=options.max_atoms,
-        seed=options.seed,
-    )  # fmt: skip
-    places = split_data(options.data, report.molecules, half=options.half)
-    parts = {name: report.molecules.select(indices) for name, indices in places.items()}
+    # Split before anything is left out, so that whoever splits the same data has the same parts.
+    everything = load_data(options.data, data_folder=options.data_folder, properties=wanted).molecules
+    places = split_data(options.data, everything, half=options.half)
+    parts = comparable({name: everything.select(indices) for name, indices in places.items()}, options.max_atoms)
     if options.labels:
         found = labelled_indices(parts["train"].properties, list(parts["train"].properties), options.labels)
         parts["train"] = parts["train"].select(found)
-    require_enough(list(report.molecules.properties), {name: labels_of(part) for name, part in parts.items()})
+    require_enough(list(everything.properties), {name: labels_of(part) for name, part in parts.items()})
     digest = parts["train"].digest()
     predictor = new_predictor(
         parts["train"],

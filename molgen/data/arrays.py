@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import InputError
 from molgen.data.molecules import MoleculeSet
 from molgen.data.properties import HARTREE_EV
-from molgen.data.records import atomic_numbers, column_name
+from molgen.data.records import atomic_numbers, canonical_smiles, column_name
 
 MAX_UNPACKED_BYTES = 64 << 30
 
@@ -101,7 +101,7 @@ def _from_padded(path: Path, arrays: dict[str, np.ndarray]) -> tuple[MoleculeSet
         positions=positions[real].astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(sizes)]),
         properties=_padded_properties(path, arrays, n_molecules),
-        smiles=None if smiles is None else smiles.astype(np.str_),
+        smiles=None if smiles is None else np.array([canonical_smiles(s) for s in smiles.astype(np.str_)], np.str_),
     )
     index = arrays.get("index")
     if index is None or index.shape != (n_molecules,):

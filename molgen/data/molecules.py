@@ -19,6 +19,8 @@ from common.errors import InputError
 
 # Coordinates are stored as integers of this many Angstrom: 0.0001 A is far below any geometry's error.
 _QUANTUM = 1e-4
+# Stands for a coordinate that is no number, or too far away to be stored.
+_NO_NUMBER = np.iinfo(np.int32).min
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,19 @@ class MoleculeSet:
     def digest(self) -> str:
         """Hash of atoms and coordinates, which tells one data set from another in a run's provenance."""
         content = hashlib.sha256()
-        for array in (self.numbers, np.round(self.positions / _QUANTUM).astype(np.int64), self.offsets):
+        for array in (self.numbers, _quantised(self.positions).astype(np.int64), self.offsets):
             content.update(np.ascontiguousarray(array).tobytes())
         return content.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Write a compressed npz, all or nothing. Coordinates are rounded to 0.0001 Angstrom."""
+        """Write a compressed npz, all or nothing.
+
+        Coordinates are rounded to 0.0001 Angstrom; those that are not finite, or beyond 214,748 Angstrom, come back as
+        NaN.
+        """
         arrays: dict[str, np.ndarray] = {
             "numbers": self.numbers.astype(np.uint8),
-            "positions": np.round(self.positions / _QUANTUM).astype(np.int32),
+            "positions": _quantised(self.positions),
             "num_atoms": self.num_atoms.astype(np.int32),
         }
         arrays |= {f"property/{name}": values for name, values in self.properties.items()}
@@ -172,7 +178,9 @@ class MoleculeSet:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-            positions = arrays["positions"].astype(np.float32) * np.float32(_QUANTUM)
+            stored = arrays["positions"]
+            positions = stored.astype(np.float32) * np.float32(_QUANTUM)
+            positions[stored == _NO_NUMBER] = np.nan
             return cls(
                 numbers=arrays["numbers"],
                 positions=positions,
@@ -191,6 +199,14 @@ class MoleculeSet:
             raise InputError(
                 f"{path} is not a molecule set written by this program ({type(error).__name__}: {error})"
             ) from error
+
+
+def _quantised(positions: np.ndarray) -> np.ndarray:
+    """Coordinates (A, 3) in Angstrom as int32 multiples of `_QUANTUM`, `_NO_NUMBER` where that cannot be."""
+    scaled = np.round(positions / _QUANTUM)
+    # As what must hold, so that NaN fails. float32 has no 2^31 - 1, so one float short of 2^31 is the last to fit.
+    fits = np.abs(scaled) < 2.0**31
+    return np.where(fits, scaled, 0).astype(np.int32) + np.where(fits, 0, _NO_NUMBER).astype(np.int32)
 
 
 def _split_lines(text: np.ndarray, count: int) -> np.ndarray:

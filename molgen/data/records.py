@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from rdkit import Chem, rdBase
 from scipy.spatial import KDTree
 from scipy.spatial.distance import pdist
 
 from common.errors import InputError
+from molgen.chemistry.perception import graph_smiles
 from molgen.data.properties import PROPERTIES
 
 # The shortest bond there is, H-H, measures 0.74 Angstrom and is hardly ever under 0.6 in a vibrating or badly
@@ -84,6 +86,13 @@ def record_problem(record: Record, max_atoms: int | None = None) -> str | None:
     if abs(record.charge) > MAX_CHARGE:
         return f"total charge {record.charge}"
     return geometry_problem(record.numbers, record.positions, max_atoms)
+
+
+def canonical_smiles(text: str) -> str:
+    """A SMILES as `Record.smiles` has it; as it is where RDKit cannot read it."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(text) if text else None
+    return text if mol is None else graph_smiles(mol)
 
 
 def geometry_problem(numbers: np.ndarray, positions: np.ndarray, max_atoms: int | None = None) -> str | None:

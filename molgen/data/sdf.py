@@ -17,6 +17,8 @@ from molgen.data.streams import MAX_RECORD_BYTES, is_text
 
 NO_HYDROGENS = "molecules lack explicit hydrogen atoms; models of whole molecules expect them"
 
+# What a molfile can say of one atom.
+_MAX_ATOM_CHARGE = 15
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _HEADER = re.compile(r">.*?<(.*?)>")
 
@@ -203,7 +205,7 @@ def write_sdf(
             block = None
             if mols is not None:
                 block, tags["bonds"] = _bonded_block(mols[i], name, reasons[i] if reasons is not None else "")
-            file.write(block or _bare_block(*molecules[i], name))
+            file.write(block or _bare_block(*molecules[i], name, molecules.charge(i)))
             for tag, value in tags.items():
                 text = _value_text(value)
                 if text:
@@ -226,7 +228,7 @@ def _bonded_block(mol: Chem.Mol | None, name: str, reason: str) -> tuple[str | N
         return None, f"failed: {error}"
 
 
-def _bare_block(numbers: np.ndarray, positions: np.ndarray, name: str) -> str:
+def _bare_block(numbers: np.ndarray, positions: np.ndarray, name: str, charge: int = 0) -> str:
     """A molfile of atoms without bonds."""
     mol = Chem.RWMol()
     conformer = Chem.Conformer(len(numbers))
@@ -238,6 +240,9 @@ def _bare_block(numbers: np.ndarray, positions: np.ndarray, name: str) -> str:
         mol.AddAtom(atom)
         conformer.SetAtomPosition(i, position)
     mol.AddConformer(conformer)
+    if 0 < abs(charge) <= _MAX_ATOM_CHARGE and mol.GetNumAtoms():
+        # Of the whole: which atom carries it is not known without bonds.
+        mol.GetAtomWithIdx(0).SetFormalCharge(charge)
     mol.SetProp("_Name", name)
     return Chem.MolToMolBlock(mol, kekulize=False)
 

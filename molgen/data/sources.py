@@ -198,6 +198,22 @@ def split_data(
     return {**parts, "train": np.sort(train[halves[half]])}
 
 
+def learnable(molecules: MoleculeSet, max_atoms: int | None = None) -> MoleculeSet:
+    """The part of a training part that a generator can learn: no charged molecules, none of more than `max_atoms`.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    small = np.ones(len(molecules), bool) if max_atoms is None else molecules.num_atoms <= max_atoms
+    neutral = np.ones(len(molecules), bool) if molecules.charges is None else molecules.charges == 0
+    if not (small & neutral).any():
+        raise InputError(f"none of {len(molecules)} molecules is neutral and of at most {max_atoms or 'any'} atoms")
+    for kept, why in ((small, f"more than {max_atoms} atoms"), (neutral, "a charge, which models do not learn")):
+        if not kept.all():
+            logger.warning("%d molecules with %s are left out", int((~kept).sum()), why)
+    return molecules.select(np.flatnonzero(small & neutral))
+
+
 def _narrow(report: ReadReport, name: str, properties: list[str] | None, max_atoms: int | None) -> ReadReport:
     molecules, indices, identifiers = report.molecules, report.indices, report.identifiers
     warnings = list(report.warnings)

@@ -4,6 +4,7 @@ is ours."""
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ase.io.extxyz import write_xyz as ase_write_xyz
 from common.atomic import atomic_writer
 from common.errors import InputError
 from molgen.data.molecules import MoleculeSet
-from molgen.data.records import Record, Skipped, atomic_numbers
+from molgen.data.records import Record, Skipped, atomic_numbers, canonical_smiles
 from molgen.data.streams import is_text
 
 MAX_FRAME_ATOMS = 100_000
@@ -110,21 +111,32 @@ def _parse(index: int, n_atoms: int, frame: list[str]) -> Record | Skipped:
     if len(atoms) != n_atoms:
         return Skipped(index, name, "malformed frame (its Properties name neither species nor Z)")
     info = dict(atoms.info) | (atoms.calc.results if atoms.calc is not None else {})
-    name = name or next((str(info[key]) for key in _NAME_KEYS if key in info), "")
+    # As text: ASE would take the SMILES `F` for "false" and the name `007` for a number.
+    name = name or next((text for key in _NAME_KEYS if (text := _text_of(key, comment))), "")
     charge = info.pop("charge", 0)
     if not _is_number(charge) or not float(charge).is_integer():
         return Skipped(index, name, f"charge {charge} is not a whole number")
-    values = {key: float(value) for key, value in info.items() if _is_number(value)}
+    texts = ("name", "smiles")
+    values = {key: float(value) for key, value in info.items() if _is_number(value) and key not in texts}
     return Record(
         index,
         name,
         atomic_numbers(atoms.numbers),
         atoms.positions,
         values,
-        smiles=str(info.get("smiles", "")),
+        smiles=canonical_smiles(_text_of("smiles", comment)),
         charge=int(charge),
         notes=(PERIODIC,) if atoms.pbc.any() else (),
     )
+
+
+def _text_of(key: str, comment: str) -> str:
+    """The value of a key of an extended comment as it stands there, without quotes; "" where there is none."""
+    found = re.search(rf"(?:^|\s){key}=(?:\"((?:[^\"\\]|\\.)*)\"|'([^']*)'|(\S+))", comment)
+    if found is None:
+        return ""
+    quoted = found[1]
+    return re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else found[2] or found[3] or ""
 
 
 def _is_number(value: object) -> bool:

@@ -12,12 +12,15 @@ from common.errors import InputError
 from common.rewards import PREDICTED, Score, ScoreCache, geometry_hash
 from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, note_detail
 from common.workers import Closing, Failure, Launcher, WorkerPool
-from molgen.chemistry.perception import Perceived, perceive
+from molgen.chemistry.perception import CRASHED, TIME_OUT, Perceived, perceive
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
 from molgen.rewards.calculation import GraphItem, PhysicsItem, calculate
 from molgen.rewards.physics import STRAIN
 from molgen.rewards.table import Place, Scorer
+
+# Before the reason of perception, in those of scorers that need bonds.
+_NO_BONDS = "no bonds, "
 
 
 class MoleculeScorer(Closing):
@@ -84,7 +87,7 @@ class MoleculeScorer(Closing):
             else:
                 result = Score(result)
             fresh[keys[name][index]] = result
-        self.cache.add({key: score for key, score in fresh.items() if score.reason not in NOT_KEPT})
+        self.cache.add({key: score for key, score in fresh.items() if _is_kept(score.reason)})
         known |= fresh
 
         values: dict[str, np.ndarray] = {}
@@ -120,7 +123,7 @@ class MoleculeScorer(Closing):
             if scorer.place in (Place.GRAPH, Place.USER):
                 for index in todo[scorer.name]:
                     if not perceived[index].valid:
-                        yield index, scorer.name, Failure(f"no bonds, {perceived[index].reason}")
+                        yield index, scorer.name, Failure(f"{_NO_BONDS}{perceived[index].reason}")
         yield from self._compute_shared(molecules, perceived, todo)
         for scorer in self.scorers:
             if scorer.place is Place.USER:
@@ -171,6 +174,11 @@ class MoleculeScorer(Closing):
         return self._pools[name]
 
 
+def _is_kept(reason: str) -> bool:
+    """Whether a score with this reason (or none) goes into the cache: not where the machine may be at fault."""
+    return reason not in NOT_KEPT and not reason.removeprefix(_NO_BONDS).startswith((TIME_OUT, CRASHED))
+
+
 def _first_unknown(keys: Sequence[str], known: Mapping[str, Score]) -> list[int]:
     """The index of the first molecule of each unknown key: equal geometries are computed once."""
     first: dict[str, int] = {}
@@ -198,4 +206,5 @@ def _score_directly(
     else:
         raise InputError(f"{scorer.name} is neither for sets, nor for states, nor for workers")
     values = np.where(np.isfinite(values), values, np.nan)
-    return values, [why if missing else "" for missing in np.isnan(values).tolist()]
+    whys = (why if np.isfinite(positions).all() else "coordinates not finite" for _, positions in molecules)
+    return values, [text if missing else "" for text, missing in zip(whys, np.isnan(values).tolist(), strict=True)]

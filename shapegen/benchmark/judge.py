@@ -18,11 +18,14 @@ import numpy as np
 from common.benchmark.aims import achieved, errors, hits
 from common.benchmark.config import Benchmark
 from common.benchmark.verdict import Achieved, Verdict
+from common.diffusion.model_file import model_directory, read_description
 from common.errors import InputError
 from common.metrics import Metric, proportion
+from common.named import build
 from common.rewards import Category, Condition, Quantity, Range, Target, find_quantity, parse
 from common.workers import Failure
 from shapegen.benchmark.measure import DROPS, PIECES, measure_many
+from shapegen.data.codec import ShapeCodec
 from shapegen.data.files import read_shapes
 from shapegen.data.shapes import METRES, UNITLESS, ShapeSet
 from shapegen.data.sources import load_data, split_data
@@ -30,6 +33,7 @@ from shapegen.families.labels import LABELS
 from shapegen.metrics.distances import distance_matrix, distance_pool
 from shapegen.metrics.protocols import Protocol
 from shapegen.metrics.report import MIN_SHAPES, evaluate
+from shapegen.pretrained import STORE
 from shapegen.results import RAW_SAMPLES
 from shapegen.rewards.table import REWARDS
 
@@ -93,7 +97,13 @@ class ShapeJudge:
         parts = split_data(report)
         if not len(parts["test"]):
             raise InputError(f"{self._benchmark.data} has no test part: too few shapes to hold any out")
-        return report.shapes.select(parts["test"]), report.shapes.select(parts["train"])
+        held_out, train = (self._codec.as_generated(report.shapes.select(parts[name])) for name in ("test", "train"))
+        return held_out, train
+
+    @cached_property
+    def _codec(self) -> ShapeCodec:
+        """Of the base: what it normalises away plays no part in any comparison."""
+        return build(ShapeCodec, read_description(model_directory(STORE.find(self._benchmark.model)))["codec"], "codec")
 
     @property
     def _held_out(self) -> ShapeSet:
@@ -102,8 +112,14 @@ class ShapeJudge:
     def __call__(self, samples: Path, target: str, keep: Path) -> Verdict:
         """See `common.benchmark.domain.Judge`."""
         shapes, unread = read_samples(samples, self._workers)
-        if shapes.unit != UNITLESS and self._held_out.unit in METRES:
-            shapes = shapes.in_unit(self._held_out.unit)
+        notes, unit = [], self._held_out.unit
+        if shapes.unit == unit or (shapes.unit in METRES and unit in METRES):
+            shapes = shapes.in_unit(unit)
+        elif shapes.unit == UNITLESS:
+            shapes = replace(shapes, unit=unit)
+            notes.append(f"the samples do not say their unit; taken for {unit}")
+        else:
+            raise InputError(f"got samples in {shapes.unit}, but the base makes shapes without a size")
         conditions = check_target(target, self._held_out.class_names) if target else ()
         digest = shapes.digest()
         measured, failures = self._once(("mesh", digest), lambda: self._measure(shapes))
@@ -114,7 +130,6 @@ class ShapeJudge:
             proportion("meshed", int(valid.sum()), n, "a closed mesh could be reconstructed; over all samples"),
             proportion("one_piece", int((measured[PIECES] == 1).sum()), n, "its mesh is closed and one piece"),
         ]
-        notes = []
         if len(shapes) >= MIN_SHAPES:
             labels = tuple(condition.goal.label for condition in conditions if isinstance(condition.goal, Category))
             key = ("sets", digest, str(unread), *labels)
@@ -185,9 +200,10 @@ class ShapeJudge:
         classes = np.full(len(shapes), np.nan)
         if len(finite):
             with distance_pool(self._workers) as pool:
-                matrix = distance_matrix(
-                    "cd", shapes.points[finite, :_CLASS_POINTS], held_out.points[kept, :_CLASS_POINTS], pool=pool
-                )
+                points = self._codec.as_generated(shapes.select(finite)).points
+                # Points of anyone may come in any order: sorted, say, or part by part.
+                drawn = np.random.default_rng(0).permutation(points.shape[1])[:_CLASS_POINTS]
+                matrix = distance_matrix("cd", points[:, drawn], held_out.points[kept, :_CLASS_POINTS], pool=pool)
             nearest = held_out.class_index[kept][np.argsort(matrix, axis=1)[:, :_NEIGHBOURS]]
             # Of classes that are equally frequent, that of the nearest shape.
             classes[finite] = [Counter(row.tolist()).most_common(1)[0][0] for row in nearest]
@@ -200,8 +216,8 @@ class ShapeJudge:
             held_out, train = (one.select_classes([label]) for one in (held_out, train))
         if min(len(held_out), len(train)) < MIN_SHAPES:
             return []
-        lost = np.full((unread, *shapes.points.shape[1:]), np.nan, shapes.points.dtype)
-        points = np.concatenate([shapes.points, lost])
+        found = self._codec.as_generated(shapes).points
+        points = np.concatenate([found, np.full((unread, *found.shape[1:]), np.nan, found.dtype)])
         evaluation = evaluate(
             points, held_out.points, train.points, mode=PROTOCOL, workers=self._workers
         )  # fmt: skip

@@ -9,9 +9,8 @@ import numpy as np
 from common.errors import InputError
 from common.workers import Failure, WorkerPool, available_cores
 from shapegen.families.labels import shape_labels
-from shapegen.geometry.meshes import inspect
 from shapegen.geometry.reconstruction import reconstruct
-from shapegen.rewards.body import DROP_STABLE, DROP_TILT, Body, dropped
+from shapegen.rewards.body import DROP_STABLE, DROP_TILT, Body, components, dropped
 
 _TIME_LIMIT_S = 600.0
 PIECES = "pieces"
@@ -23,14 +22,14 @@ def measure(item: tuple[np.ndarray, str]) -> dict[str, float]:
     """In a worker: labels, drop and number of `pieces` of the mesh of (points (P, 3), unit `m` or `unitless`)."""
     points, unit = item
     made = reconstruct(points)
-    report = inspect(made.mesh)
-    if not report.watertight:
+    if not made.mesh.is_watertight:
         raise InputError("the reconstructed mesh is not closed")
-    fall = dropped(Body(made.mesh, made.foot))
+    body = Body(made.mesh, made.foot)
+    fall = dropped(body)
     values = shape_labels(made.mesh, unit, made.foot) | dict.fromkeys(DROPS, np.nan)
     if isinstance(fall, dict):
         values |= fall
-    return {**values, PIECES: float(report.components)}
+    return {**values, PIECES: components(body)}
 
 
 def measure_many(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from common.metrics import Metric
-    from shapegen.data.codec import ShapeCodec
     from shapegen.data.records import ReadReport
     from shapegen.data.shapes import ShapeSet
     from shapegen.metrics.report import Comparison, Evaluation
@@ -235,8 +234,8 @@ def _comparable(
 
     if model:
         codec = build(ShapeCodec, model["codec"], "codec")
-        reference = _as_generated(reference, codec)
-        train = None if train is None else _as_generated(train, codec)
+        reference = codec.as_generated(reference)
+        train = None if train is None else codec.as_generated(train)
     for shapes, what in ((samples, "samples"), (train, "training shapes")):
         if shapes is not None and "unitless" in {shapes.unit, reference.unit} and shapes.unit != reference.unit:
             raise InputError(
@@ -244,17 +243,6 @@ def _comparable(
                 "--unit m, cm or mm says the unit of files that do not say theirs"
             )
     return samples.in_unit(reference.unit), reference, None if train is None else train.in_unit(reference.unit)
-
-
-def _as_generated(shapes: ShapeSet, codec: ShapeCodec) -> ShapeSet:
-    """Shapes without what the codec normalises away: place (`centred`), and size too (`per_shape`)."""
-    if codec.mode == "global":
-        return shapes
-    centres, scales = codec.frames(shapes.points)
-    points = shapes.points - centres[:, None]
-    if codec.mode == "per_shape":
-        points = points / scales[:, None, None]
-    return replace(shapes, points=points, unit=codec.unit)
 
 
 def _known_classes(samples: ShapeSet, reference: ShapeSet) -> list[str] | None:

@@ -133,7 +133,9 @@ def _sample(
 
     return sample_in_parts(
         directory / "parts", options.num_samples, _PART,
-        make=make, save=lambda part, path: part.save(path), load=ShapeSet.load, guide=guide,
+        # Unchecked: what is not finite is a failed sample, and no reason to stop.
+        make=make, save=lambda part, path: part.save(path), load=lambda path: ShapeSet.load(path, memory_map=True),
+        guide=guide,
     )  # fmt: skip
 
 

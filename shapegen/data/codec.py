@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -132,6 +132,16 @@ class ShapeCodec:
             torch.ones(shapes.points.shape[:2], dtype=torch.bool),
             {"class": torch.from_numpy(shapes.class_index.copy())},
         )
+
+    def as_generated(self, shapes: ShapeSet) -> ShapeSet:
+        """Shapes without what is normalised away: their place (`centred`), and their size too (`per_shape`)."""
+        if self.mode == "global":
+            return shapes
+        centres, scales = self.frames(shapes.points)
+        points = shapes.points - centres[:, None]
+        if self.mode == "per_shape":
+            points = points / scales[:, None, None]
+        return replace(shapes, points=points, unit=self.unit)
 
     def decode(self, state: State) -> ShapeSet:
         """Shapes of a clean state without padding, in `unit`; classes from the condition `class` where it is there.

@@ -15,6 +15,7 @@ import numpy as np
 import trimesh
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from trimesh.graph import connected_component_labels
 
 from common.atomic import atomic_writer
 from common.errors import InputError
@@ -142,8 +143,36 @@ def repair(mesh: trimesh.Trimesh, max_hole_edges: int | None = None) -> trimesh.
     check_mesh(mended)
     trimesh.repair.fix_winding(mended)
     mended = _close_holes(mended, max_hole_edges)
-    trimesh.repair.fix_normals(mended, multibody=mended.body_count > 1)
-    return mended
+    return _turned_outward(mended)
+
+
+def _turned_outward(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh with those of its closed bodies turned that are inside out; what encloses a hollow stays so."""
+    label = connected_component_labels(mesh.face_adjacency, node_count=len(mesh.faces))
+    # From near by: far from the origin the pieces of a small body's volume cancel.
+    corners = mesh.triangles - mesh.vertices.mean(axis=0)
+    volumes = np.bincount(label, np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])))
+    bodies = [corners[label == k] for k in range(len(volumes))]
+    faces = mesh.faces.copy()
+    for k in np.flatnonzero(volumes < 0):
+        hollow = any(volumes[other] > 0 and _encloses(bodies[other], bodies[k]) for other in range(len(bodies)))
+        if not hollow:
+            faces[label == k] = faces[label == k][:, ::-1]
+    return trimesh.Trimesh(mesh.vertices, faces, process=False)
+
+
+def _encloses(outer: np.ndarray, inner: np.ndarray) -> bool:
+    """Whether the surface `outer` (F, 3, 3) goes around all of `inner` (G, 3, 3), which it does not cross."""
+    low, high = outer.min(axis=(0, 1)), outer.max(axis=(0, 1))
+    if (inner.min(axis=(0, 1)) <= low).any() or (inner.max(axis=(0, 1)) >= high).any():
+        return False
+    # The solid angle of the surface as seen from a corner (van Oosterom and Strackee, 1983): 4 pi from within.
+    a, b, c = (outer - inner[0, 0]).transpose(1, 0, 2)
+    la, lb, lc = (np.linalg.norm(side, axis=1) for side in (a, b, c))
+    numerator = np.einsum("fi,fi->f", a, np.cross(b, c))
+    dot_ab, dot_bc, dot_ca = (np.einsum("fi,fi->f", *pair) for pair in ((a, b), (b, c), (c, a)))
+    angles = 2 * np.arctan2(numerator, la * lb * lc + dot_ab * lc + dot_bc * la + dot_ca * lb)
+    return bool(abs(angles.sum()) > 2 * np.pi)
 
 
 def export_mesh(

@@ -163,7 +163,6 @@ class ShapeScorer(Closing):
         count = max(MIN_POINTS, *(len(cloud) for cloud in clouds))
         points = np.zeros((len(clouds), count, 3))
         mask = np.zeros((len(clouds), count), bool)
-        # Around their own origin first: float32 must not lose a shape that lies far off.
         for row, real, cloud in zip(points, mask, clouds, strict=True):
             row[: len(cloud)], real[: len(cloud)] = cloud, True
         x = torch.from_numpy(points).to(self._device, torch.float32)

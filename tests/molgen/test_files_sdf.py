@@ -105,6 +105,13 @@ def test_charge_of_an_ion(tmp_path):
     assert read_molecules(tmp_path / "a.sdf").molecules.charge(0) == 1
 
 
+def test_charge_of_what_has_no_bonds(tmp_path):
+    ion = MoleculeSet.from_molecules([([7, 1, 1, 1, 1], np.arange(15.0).reshape(5, 3))], charges=[1])
+    write_sdf(tmp_path / "a.sdf", ion)
+    back = read_molecules(tmp_path / "a.sdf").molecules
+    assert (back.charge(0), back.num_atoms.tolist()) == (1, [5])
+
+
 def test_v3000(tmp_path, mols):
     text = "".join(Chem.MolToV3KMolBlock(mol) + "$$$$\n" for mol in mols)
     assert list(read(tmp_path, text).molecules.smiles) == [Chem.CanonSmiles(s) for s in SMILES]

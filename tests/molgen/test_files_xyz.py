@@ -80,6 +80,16 @@ def test_keys_of_the_comment_line(tmp_path):
     assert any("'energy' carries no unit" in line for line in report.warnings)
 
 
+def test_texts_of_the_comment_line_stay_texts_and_smiles_are_canonical(tmp_path):
+    frames = [
+        'name=000123 smiles=F', 'name="1e5" smiles="OCC"', r"name='a b' smiles=C/C=C\C", 'smiles="no SMILES"'
+    ]  # fmt: skip
+    report = read(tmp_path, "".join(WATER.format(f"Properties=species:S:1:pos:R:3 {frame}") for frame in frames))
+    assert report.identifiers == ["000123", "1e5", "a b", ""]
+    assert list(report.molecules.smiles) == ["F", "CCO", "CC=CC", "no SMILES"]
+    assert not report.molecules.properties
+
+
 def test_periodic_frames_are_counted(tmp_path):
     report = read(tmp_path, WATER.format('Lattice="9 0 0 0 9 0 0 0 9" pbc="T T T"'))
     assert report.warnings == [f"1 {PERIODIC}"]

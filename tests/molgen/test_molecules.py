@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,20 @@ def test_save_and_load(tmp_path):
     np.testing.assert_array_equal(back.properties["gap_ev"], molecules.properties["gap_ev"])
     assert back.smiles.tolist() == molecules.smiles.tolist()
     assert back.digest() == molecules.digest()
+
+
+def test_what_is_no_coordinate_stays_none(tmp_path):
+    molecules = make(3)
+    positions = molecules.positions.copy()
+    positions[0], positions[1], positions[2, 1], positions[3, 2] = np.nan, np.inf, -1e9, 2.0e5
+    broken = dataclasses.replace(molecules, positions=positions)
+    broken.save(tmp_path / "set.npz")
+    back = MoleculeSet.load(tmp_path / "set.npz")
+    assert np.isnan(back.positions[:2]).all()
+    assert np.isnan(back.positions[2]).tolist() == [False, True, False]
+    assert back.positions[3, 2] == pytest.approx(2.0e5)
+    np.testing.assert_allclose(back.positions[4:], positions[4:], atol=6e-5)
+    assert back.digest() == broken.digest() != molecules.digest()
 
 
 def test_other_files_are_refused(tmp_path):

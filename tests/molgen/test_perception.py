@@ -57,6 +57,15 @@ def test_the_total_charge_counts():
     assert neutral.reason == perception.CHARGE_MISMATCH
 
 
+@pytest.mark.parametrize(
+    ("number", "charge", "smiles"),
+    [(6, 0, None), (1, 0, None), (8, -1, None), (10, 0, "[Ne]"), (11, 1, "[Na+]"), (9, -1, "[F-]"), (1, 1, "[H+]")],
+)
+def test_a_single_atom_is_sound_with_a_closed_shell(number, charge, smiles):
+    (one,) = perceive(MoleculeSet.from_molecules([([number], np.zeros((1, 3)))], charges=[charge]))
+    assert (one.smiles, one.reason) == ((smiles, None) if smiles else ("", perception.CHARGE_MISMATCH))
+
+
 def test_motion_and_permutation_keep_the_identity():
     molecules = molecule_set(*GOOD.values())
     identities = [one.flat_smiles for one in perceive(molecules)]

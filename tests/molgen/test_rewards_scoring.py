@@ -14,6 +14,7 @@ from rdkit import Chem
 from common.errors import InputError
 from common.rewards import ScoreCache
 from common.workers import Failure, WorkerPool
+from molgen.chemistry import perception
 from molgen.chemistry.descriptors import describe
 from molgen.chemistry.perception import perceive
 from molgen.data.gdb7_xtb import load
@@ -128,6 +129,24 @@ def test_no_geometry_is_scored_twice(molecules, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.values["qed"], again.values["qed"])
     with pytest.raises(AssertionError, match="a pool was started"):
         score(molecules, "logp", cache=ScoreCache(path=path))
+
+
+def test_what_the_machine_may_be_at_fault_for_is_tried_again(molecules, tmp_path):
+    path = tmp_path / "scores.sqlite"
+    (sound,) = perceive(molecules.select([0]), workers=1)
+    for reason in (f"{perception.CRASHED} (worker died exit status -9)", perception.TIME_OUT):
+        with MoleculeScorer([find_scorer("qed")], 1, cache=ScoreCache(path=path)) as scorer:
+            table = scorer.score(molecules.select([0]), [perception.Perceived(None, reason)])
+            assert table.reasons["qed"] == [f"no bonds, {reason}"]
+    with MoleculeScorer([find_scorer("qed")], 1, cache=ScoreCache(path=path)) as scorer:
+        assert np.isfinite(scorer.score(molecules.select([0]), [sound]).values["qed"]).all()
+
+
+def test_what_is_not_finite_says_so(molecules):
+    positions = molecules.positions.copy()
+    positions[0] = np.nan
+    table = score(dataclasses.replace(molecules, positions=positions), "predicted_gap")
+    assert table.reasons["predicted_gap_ev"] == ["coordinates not finite", *[""] * (len(molecules) - 1)]
 
 
 def test_torch_and_tblite_never_share_a_process(molecules):

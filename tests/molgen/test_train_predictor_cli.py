@@ -13,8 +13,10 @@ from common.predictors.evaluation import Labels, require_enough
 from molgen.cli import main
 from molgen.data.gdb7_xtb import load
 from molgen.data.molecules import MoleculeSet
+from molgen.data.sources import split_data
 from molgen.data.xyz import write_xyz
 from molgen.predictors import load_predictor
+from molgen.train_predictor import comparable
 
 SMALL = ["--settings", "{hidden_nf: 16, n_layers: 1, n_radial: 8}", "--batch-size", "16", "--measure-every", "0"]
 
@@ -82,6 +84,19 @@ def test_the_same_seed_gives_the_same_predictor(folder):
         weights.append(load_predictor(folder / name).network.state_dict())
     for key, value in weights[0].items():
         assert torch.equal(value, weights[1][key]), key
+
+
+def test_parts_are_those_of_everybody_and_hold_only_what_can_be_known(folder, caplog):
+    """Whoever leaves large molecules out, or asks again, splits the same data in the same way."""
+    molecules = load().select(np.arange(0, 12000, 60))
+    places = split_data("mine.npz", molecules)
+    parts = {name: molecules.select(indices) for name, indices in places.items()}
+    small = comparable(parts, max_atoms=14)
+    assert all(0 < len(small[name]) < len(parts[name]) for name in parts)
+    assert all((part.num_atoms <= 14).all() for part in small.values())
+    strange = MoleculeSet.concatenate([parts["test"], MoleculeSet.from_molecules([([35, 1], np.eye(2, 3) * 1.4)])])
+    assert len(comparable({**parts, "test": strange})["test"]) == len(parts["test"])
+    assert "1 molecules of the test part have elements that the training part lacks" in caplog.text
 
 
 def test_published_numbers_stand_beside_ours_where_the_data_are_theirs():

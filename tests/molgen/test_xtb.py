@@ -122,6 +122,14 @@ def test_anions_are_accepted_whatever_integers_their_atoms_are(ask, dtype):
     assert anion["energy_hartree"] < radical["energy_hartree"]
 
 
+def test_an_atom_without_frontier_orbitals_has_an_energy_all_the_same(ask):
+    origin = np.zeros((1, 3))
+    for number, charge in ((1, 0), (9, -1)):
+        atom = np.array([number]), origin, charge
+        assert ask("properties", *atom, ("gap_ev",)).detail.startswith("no frontier orbitals: ")
+        assert np.isfinite(ask("properties", *atom, ("energy_hartree",))["energy_hartree"])
+
+
 def test_errors_have_reasons(ask):
     numbers, positions = WATER
     clash = positions.copy()

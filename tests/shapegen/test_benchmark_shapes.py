@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from common.benchmark.published import read_published
 from common.cli.benchmark import check_command, planned
 from common.errors import InputError
 from shapegen.benchmark.judge import MESHED, ShapeJudge, check_target, read_samples
+from shapegen.benchmark.measure import PIECES, measure
 from shapegen.benchmark.tasks import DOMAIN, METHODS, PUBLISHED, views
 from shapegen.cli import main, verbs
 from shapegen.cli.generate import GenerateOptions
+from shapegen.data.codec import ShapeCodec
 from shapegen.data.procedural import procedural
 from shapegen.data.shapes import ShapeSet
 
@@ -29,11 +32,42 @@ def shapes() -> ShapeSet:
     return procedural(8, points=700, workers=1, classes=["table", "vase"], normals=False)
 
 
-def judge_of(shapes: ShapeSet, *targets: str) -> ShapeJudge:
+def judge_of(shapes: ShapeSet, codec: ShapeCodec = ShapeCodec(unit="m")) -> ShapeJudge:  # noqa: B008 (frozen)
     judge = ShapeJudge(Benchmark("b", "m", data="procedural", methods=()), workers=1)
-    # The data that it would load: a set of the same classes.
-    judge.__dict__["_parts"] = (shapes, shapes)
+    # The base that it would ask, and the data that it would load: a set of the same classes.
+    judge.__dict__["_codec"] = codec
+    judge.__dict__["_parts"] = (codec.as_generated(shapes),) * 2
     return judge
+
+
+@pytest.mark.parametrize("mode", ["global", "centred", "per_shape"])
+def test_what_the_base_normalises_away_plays_no_part(shapes, tmp_path, mode):
+    """Shapes as a perfect model of each kind makes them; their points in the order of a scan."""
+    codec = ShapeCodec.fit(shapes, mode)
+    made = codec.decode(codec.encode(shapes))
+    scanned = np.take_along_axis(made.points, made.points[:, :, 2].argsort(axis=1)[..., None], axis=1)
+    dataclasses.replace(made, points=scanned).save(tmp_path / "samples.npz")
+    judge = judge_of(shapes, codec)
+    found = judge._classes(read_samples(tmp_path)[0])
+    assert (found == shapes.class_index).mean() > 0.9
+    metrics = {metric.name: metric.value for metric in judge._compare(made, (), 0)}
+    assert metrics["1nna_cd_percent"] < 30  # Each has itself for a neighbour.
+
+
+def test_samples_without_a_unit_are_taken_for_the_bases_and_not_the_other_way(shapes, tmp_path):
+    dataclasses.replace(shapes.select([0]), unit="unitless").save(tmp_path / "samples.npz")
+    verdict = judge_of(shapes)(tmp_path, "height_m=0.2±0.1", tmp_path / "judged.npz")
+    assert verdict.notes[0] == "the samples do not say their unit; taken for m"
+    shapes.select([0]).save(tmp_path / "samples.npz")
+    with pytest.raises(InputError, match="makes shapes without a size"):
+        judge_of(shapes, ShapeCodec(mode="per_shape"))(tmp_path, "", tmp_path / "judged.npz")
+
+
+def test_a_hollow_is_no_second_piece():
+    points = np.random.default_rng(0).normal(size=(1500, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points[:500] *= 0.6
+    assert measure((points, "unitless"))[PIECES] == 1
 
 
 def test_class_and_size_are_judged_without_a_network(shapes, tmp_path):

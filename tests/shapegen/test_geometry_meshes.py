@@ -66,6 +66,22 @@ def test_repair_closes_holes_and_turns_faces_outward():
     assert report.volume == pytest.approx(ball.volume, rel=0.03)
 
 
+def test_repair_keeps_hollows_and_turns_solids(tmp_path):
+    outer, hollow = trimesh.creation.icosphere(3, 1.0), trimesh.creation.icosphere(3, 0.8)
+    hollow.invert()
+    aside = trimesh.creation.box((1, 1, 1))
+    aside.apply_translation((3, 0, 0))
+    aside.invert()
+    shell = trimesh.util.concatenate([outer, hollow, aside])
+    volume = outer.volume + hollow.volume + 1
+    shell.update_faces(np.arange(len(shell.faces)) > 0)
+    assert repair(shell).volume == pytest.approx(volume, rel=0.01)
+    # A solid within a solid, as careless models have it, is no hollow.
+    hollow.invert()
+    twice = trimesh.util.concatenate([outer, hollow])
+    assert repair(twice).volume == pytest.approx(outer.volume + hollow.volume, rel=0.01)
+
+
 def test_repair_leaves_large_openings_when_told():
     ball = trimesh.creation.icosphere(2)
     around = np.flatnonzero((ball.faces == 0).any(axis=1))

@@ -12,6 +12,7 @@ from contracts.shape_cases import box, points_on
 from shapegen.cli import main
 from shapegen.cli.train import shared_by_processes
 from shapegen.data.shapes import ShapeSet
+from shapegen.model import ShapeModel
 from shapegen.results import cloud_properties, write_samples
 
 NETWORK = '{"name": "set_transformer", "width": 32, "point_width": 32, "n_latents": 4, "n_blocks": 1, "cond_width": 16}'
@@ -141,6 +142,32 @@ def test_a_student_has_its_teachers_states_and_samples_in_few_steps(trained, dat
     assert student["codec"] == base["codec"]
     assert student["teacher"] == {"model": str(trained), "few_steps": True}
     assert student["sampler"]["steps"] == 5
+
+
+def test_a_sample_that_is_not_finite_stops_nobody(trained, tmp_path, monkeypatch):
+    sample = ShapeModel.sample
+
+    def broken(self, *arguments, **options):
+        made = sample(self, *arguments, **options)
+        made.points[1, 3] = np.nan
+        return made
+
+    monkeypatch.setattr(ShapeModel, "sample", broken)
+    arguments = [
+        "generate",
+        str(trained),
+        "--num-samples",
+        "3",
+        "--points",
+        "64",
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 0
+    found = ShapeSet.load(tmp_path / "out" / "samples.npz", memory_map=True)
+    assert np.isfinite(found.points).all(axis=(1, 2)).tolist() == [True, False, True]
+    assert (tmp_path / "out" / "samples.png").exists()
+    assert main([*arguments, "--resume"]) == 0
 
 
 @pytest.mark.parametrize(

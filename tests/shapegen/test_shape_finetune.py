@@ -9,6 +9,7 @@ import pytest
 
 from shapegen import load_pretrained
 from shapegen.cli import main
+from shapegen.finetune import ShapeTask
 
 SHORT = (
     "--steps", "2", "--batch-size", "4", "--rollout-steps", "5", "--measure-every", "1", "--measure-samples", "6",
@@ -49,6 +50,24 @@ def test_a_gradient_through_the_points_moves_the_model(base, tmp_path):
     ours, theirs = (load_pretrained(model).sample(3, points=64, seed=3) for model in (run, base))
     np.testing.assert_array_equal(ours.class_index, theirs.class_index)
     assert not np.allclose(ours.points, theirs.points)
+
+
+def test_the_bases_own_data_are_read_as_they_were_for_it(tmp_path):
+    """Files of one class of two, in millimetres and with Y up."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(4):
+            np.save(tmp_path / "data" / name / f"{k}.npy", rng.uniform(-1, 1, (64, 3)) * [5, 15, 6])
+    run, data = tmp_path / "run", str(tmp_path / "data")
+    arguments = ["train", "--data", data, "--unit", "mm", "--up", "y", "--classes", '["a"]', "--stored-points", "64"]
+    arguments += ["--points", "32", "--steps", "1", "--batch-size", "2", "--workers", "1", "--device", "cpu"]
+    tiny = '{"name": "set_transformer", "width": 32, "point_width": 32, "n_latents": 4, "n_blocks": 1}'
+    assert main([*arguments, "--network", tiny, "--output-dir", str(run)]) == 0
+    part = ShapeTask(load_pretrained(run), points=32, workers=1)._part("train")
+    assert (part.unit, part.class_names) == ("mm", ("a",))
+    assert "height_m" in part.properties
+    assert np.ptp(part.points, axis=1).argmax(axis=1).tolist() == [2] * len(part)
 
 
 def test_a_control_is_asked_for_by_generate_beside_the_class(base, tmp_path, capsys):
