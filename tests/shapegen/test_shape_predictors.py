@@ -149,7 +149,7 @@ def test_names_of_labels_are_found_and_the_rest_refused(shapes):
     [
         ([], "nothing to predict"),
         (["--property", "class", "--points", "5000"], "expected 1 to 2048"),
-        (["--property", "class", "--noise", "-1"], "expected 0 or more"),
+        (["--property", "class", "--noise", "-1"], "expected at least 0"),
     ],
 )
 def test_bad_requests_are_one_line(tmp_path, capsys, arguments, message):
