@@ -207,7 +207,8 @@ def learnable(molecules: MoleculeSet, max_atoms: int | None = None) -> MoleculeS
     small = np.ones(len(molecules), bool) if max_atoms is None else molecules.num_atoms <= max_atoms
     neutral = np.ones(len(molecules), bool) if molecules.charges is None else molecules.charges == 0
     if not (small & neutral).any():
-        raise InputError(f"none of {len(molecules)} molecules is neutral and of at most {max_atoms or 'any'} atoms")
+        small_enough = f" and has at most {max_atoms} atoms" if max_atoms is not None else ""
+        raise InputError(f"none of {len(molecules)} molecules is neutral{small_enough}")
     for kept, why in ((small, f"more than {max_atoms} atoms"), (neutral, "a charge, which models do not learn")):
         if not kept.all():
             logger.warning("%d molecules with %s are left out", int((~kept).sum()), why)

@@ -152,22 +152,22 @@ def _turned_outward(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     # From near by: far from the origin the pieces of a small body's volume cancel.
     corners = mesh.triangles - mesh.vertices.mean(axis=0)
     volumes = np.bincount(label, np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])))
-    bodies = [corners[label == k] for k in range(len(volumes))]
-    faces = mesh.faces.copy()
+    if (volumes >= 0).all():
+        return mesh
+    bodies = np.split(corners[label.argsort(kind="stable")], np.bincount(label).cumsum()[:-1])
+    low, high = (np.stack([edge(body, axis=(0, 1)) for body in bodies]) for edge in (np.min, np.max))
+    turned = np.zeros(len(bodies), bool)
     for k in np.flatnonzero(volumes < 0):
-        hollow = any(volumes[other] > 0 and _encloses(bodies[other], bodies[k]) for other in range(len(bodies)))
-        if not hollow:
-            faces[label == k] = faces[label == k][:, ::-1]
+        around = (volumes > 0) & (low < low[k]).all(axis=1) & (high > high[k]).all(axis=1)
+        turned[k] = not any(_encloses(bodies[other], bodies[k][0, 0]) for other in np.flatnonzero(around))
+    faces = np.where(turned[label][:, None], mesh.faces[:, ::-1], mesh.faces)
     return trimesh.Trimesh(mesh.vertices, faces, process=False)
 
 
-def _encloses(outer: np.ndarray, inner: np.ndarray) -> bool:
-    """Whether the surface `outer` (F, 3, 3) goes around all of `inner` (G, 3, 3), which it does not cross."""
-    low, high = outer.min(axis=(0, 1)), outer.max(axis=(0, 1))
-    if (inner.min(axis=(0, 1)) <= low).any() or (inner.max(axis=(0, 1)) >= high).any():
-        return False
-    # The solid angle of the surface as seen from a corner (van Oosterom and Strackee, 1983): 4 pi from within.
-    a, b, c = (outer - inner[0, 0]).transpose(1, 0, 2)
+def _encloses(surface: np.ndarray, point: np.ndarray) -> bool:
+    """Whether a closed surface (F, 3, 3) goes around a point (3,)."""
+    # Its solid angle as seen from there (van Oosterom and Strackee, 1983): 4 pi from within.
+    a, b, c = (surface - point).transpose(1, 0, 2)
     la, lb, lc = (np.linalg.norm(side, axis=1) for side in (a, b, c))
     numerator = np.einsum("fi,fi->f", a, np.cross(b, c))
     dot_ab, dot_bc, dot_ca = (np.einsum("fi,fi->f", *pair) for pair in ((a, b), (b, c), (c, a)))
