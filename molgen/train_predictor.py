@@ -25,6 +25,7 @@ from molgen.data.batches import MoleculeBatches
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
 from molgen.data.properties import PROPERTIES
+from molgen.data.sources import up_to
 from molgen.predictors import NETWORKS, Translation
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,7 @@ class NoiseConfig:
 def comparable(parts: Mapping[str, MoleculeSet], max_atoms: int | None = None) -> dict[str, MoleculeSet]:
     """The parts `train`, `val` and `test` without molecules of more than `max_atoms`, and without those held-out ones
     that have an element which the training part lacks: nothing can be said of them."""
-    small = {
-        name: part if max_atoms is None else part.select(np.flatnonzero(part.num_atoms <= max_atoms))
-        for name, part in parts.items()
-    }
-    found = {}
+    small, found = {name: up_to(part, max_atoms) for name, part in parts.items()}, {}
     for name, part in small.items():
         strange = per_molecule(~np.isin(part.numbers, small["train"].numbers), part.offsets) > 0
         if strange.any():
@@ -66,9 +63,6 @@ def comparable(parts: Mapping[str, MoleculeSet], max_atoms: int | None = None) -
                 "%d molecules of the %s part have elements that the training part lacks", strange.sum(), name
             )
         found[name] = part.select(np.flatnonzero(~strange))
-    left_out = sum(map(len, parts.values())) - sum(map(len, small.values()))
-    if left_out:
-        logger.warning("%d molecules with more than %d atoms are left out", left_out, max_atoms)
     return found
 
 

@@ -119,8 +119,10 @@ def check_bounds(options: Any) -> None:
         # As what must hold, so that NaN fails.
         sound = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         if not sound:
-            expected = f"more than {above:g}" if above is not None else f"at least {low:g}" if high is None else \
-                f"{low:g} to {high:g}"  # fmt: skip
+            if above is not None:
+                expected = f"more than {above:g}"
+            else:
+                expected = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
             raise InputError(f"got --{field.name.replace('_', '-')} {value}, expected {expected}")
 
 

@@ -117,6 +117,7 @@ class RunDirectory:
             raise InputError(f"{self / 'config.yaml'} cannot be read: {error}") from error
 
     def _check_same(self, options: Any, free: Collection[str], facts: Mapping[str, Any]) -> None:
+        """Raise `InputError` where the run that lies here had other options or hashes; see `record`."""
         for key, old in self.read_config().items():
             new = getattr(options, key, old)
             # YAML knows lists only.

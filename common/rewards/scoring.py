@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.rewards.cache import Score
 from common.workers import DIED, TIME_LIMIT, Failure, WorkerPool
 
 # Reasons of failures that a busy or broken machine may cause: tried again the next time, not kept.
@@ -38,11 +40,14 @@ class ScoreTable:
         return dict(counts.most_common())
 
 
-def note_detail(details: dict[str, str], column: str, failure: Failure) -> None:
-    """Keep what the first failure of a column with a reason said; see `ScoreTable.details`."""
-    said = " ".join(failure.detail.split()).removeprefix(f"{failure.reason}: ")
-    if said and said != failure.reason:
-        details.setdefault(f"{column}: {failure.reason}", said)
+def score_of(result: float | Failure, column: str, details: dict[str, str]) -> Score:
+    """What a calculation gave for a column as a score; what the first failure of a reason said goes into `details`."""
+    if not isinstance(result, Failure):
+        return Score(result)
+    said = " ".join(result.detail.split()).removeprefix(f"{result.reason}: ")
+    if said and said != result.reason:
+        details.setdefault(f"{column}: {result.reason}", said)
+    return Score(math.nan, result.reason)
 
 
 def check_scorers(names: Sequence[str], packages: Mapping[str, Iterable[str]], time_limit_s: float) -> None:

@@ -96,12 +96,12 @@ def properties(
     energy = float(result.get("energy"))
     levels = result.get("orbital-energies") * HARTREE_EV
     n_occupied = int(round(float(result.get("orbital-occupations").sum())) + 1) // 2
-    if not 0 < n_occupied < len(levels):
-        # An atom may have no electrons (a proton) or no empty orbital (fluoride); what needs neither is known.
-        if not _ORBITALS.isdisjoint(columns):
-            raise XtbError("no frontier orbitals", f"{n_occupied} of {len(levels)} orbitals are taken")
-        levels, n_occupied = np.full(2, np.nan), 1
-    homo, lumo = float(levels[n_occupied - 1]), float(levels[n_occupied])
+    homo = lumo = np.nan
+    if 0 < n_occupied < len(levels):
+        homo, lumo = float(levels[n_occupied - 1]), float(levels[n_occupied])
+    elif not _ORBITALS.isdisjoint(columns):
+        # A proton has no electrons, a fluoride no empty orbital; both have an energy.
+        raise XtbError("no frontier orbitals", f"{n_occupied} of {len(levels)} orbitals are taken")
     forces = result.get("gradient") * (HARTREE_EV / BOHR_ANGSTROM)
     values = {
         "mu_d": float(np.linalg.norm(dipole)) * DEBYE_PER_ATOMIC_UNIT,

@@ -204,15 +204,25 @@ def learnable(molecules: MoleculeSet, max_atoms: int | None = None) -> MoleculeS
     Raises:
         InputError: nothing is left.
     """
-    small = np.ones(len(molecules), bool) if max_atoms is None else molecules.num_atoms <= max_atoms
-    neutral = np.ones(len(molecules), bool) if molecules.charges is None else molecules.charges == 0
-    if not (small & neutral).any():
-        small_enough = f" and has at most {max_atoms} atoms" if max_atoms is not None else ""
-        raise InputError(f"none of {len(molecules)} molecules is neutral{small_enough}")
-    for kept, why in ((small, f"more than {max_atoms} atoms"), (neutral, "a charge, which models do not learn")):
-        if not kept.all():
-            logger.warning("%d molecules with %s are left out", int((~kept).sum()), why)
-    return molecules.select(np.flatnonzero(small & neutral))
+    small = up_to(molecules, max_atoms)
+    if small.charges is None or not small.charges.any():
+        return small
+    neutral = np.flatnonzero(small.charges == 0)
+    if not len(neutral):
+        raise InputError(f"all of {len(small)} molecules have a charge, which models do not learn")
+    logger.warning("%d molecules with a charge, which models do not learn, are left out", len(small) - len(neutral))
+    return small.select(neutral)
+
+
+def up_to(molecules: MoleculeSet, max_atoms: int | None) -> MoleculeSet:
+    """Those of at most `max_atoms` atoms (None: all); an `InputError` where that is none."""
+    if max_atoms is None or molecules.num_atoms.max(initial=0) <= max_atoms:
+        return molecules
+    kept = np.flatnonzero(molecules.num_atoms <= max_atoms)
+    if not len(kept):
+        raise InputError(f"every one of {len(molecules)} molecules has more than {max_atoms} atoms")
+    logger.warning("%d molecules with more than %d atoms are left out", len(molecules) - len(kept), max_atoms)
+    return molecules.select(kept)
 
 
 def _narrow(report: ReadReport, name: str, properties: list[str] | None, max_atoms: int | None) -> ReadReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.rewards import PREDICTED, Score, ScoreCache, geometry_hash
-from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, note_detail
+from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, score_of
 from common.workers import Closing, Failure, Launcher, WorkerPool
 from molgen.chemistry.perception import CRASHED, TIME_OUT, Perceived, perceive
 from molgen.data.codec import MoleculeCodec
@@ -81,12 +80,7 @@ class MoleculeScorer(Closing):
         fresh: dict[str, Score] = {}
         details: dict[str, str] = {}
         for index, name, result in self._compute(molecules, perceived, todo):
-            if isinstance(result, Failure):
-                note_detail(details, name, result)
-                result = Score(math.nan, result.reason)
-            else:
-                result = Score(result)
-            fresh[keys[name][index]] = result
+            fresh[keys[name][index]] = score_of(result, name, details)
         self.cache.add({key: score for key, score in fresh.items() if _is_kept(score.reason)})
         known |= fresh
 

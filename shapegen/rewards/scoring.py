@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import torch
 
 from common.errors import InputError
 from common.rewards import Score, ScoreCache, geometry_hash
-from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, note_detail
+from common.rewards.scoring import NOT_KEPT, ScoreTable, by_sample, call_user_function, check_scorers, score_of
 from common.workers import Closing, Failure, Launcher, WorkerPool
 from shapegen.families.surface import sample_surface
 from shapegen.rewards.calculation import BodyItem, CloudItem, DropItem, Triangles, as_mesh, calculate
@@ -124,12 +123,7 @@ class ShapeScorer(Closing):
         fresh: dict[str, Score] = {}
         details: dict[str, str] = {}
         for index, name, result in self._compute(shapes, todo):
-            if isinstance(result, Failure):
-                note_detail(details, name, result)
-                result = Score(math.nan, result.reason)
-            else:
-                result = Score(result)
-            fresh[keys[name, index]] = result
+            fresh[keys[name, index]] = score_of(result, name, details)
         self.cache.add({key: score for key, score in fresh.items() if score.reason not in NOT_KEPT})
         known |= fresh
         for (name, index), key in keys.items():
