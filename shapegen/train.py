@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.algorithms.latent_pretraining import has_latent
 from common.diffusion import State
 from common.diffusion.model_file import load_weights
 from common.errors import InputError
@@ -22,6 +23,7 @@ from shapegen.data.batches import ShapeBatches
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.shapes import ShapeSet
 from shapegen.model import ShapeModel, one_hot
+from shapegen.models.surface_posterior import SurfacePosterior
 from shapegen.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -66,11 +68,14 @@ class ShapeBatchConfig(BatchConfig):
         points: points of each shape, a fresh random subset of the stored ones.
         rotate: see `ShapeBatches`.
         class_dropout: share of the shapes whose class is hidden, so that the model also knows "any class".
+        surface_targets: learn means over the stored points of a shape, see `SurfacePosterior`, unless there is a
+            teacher, or the network is told a latent of each shape, which knows the points that were drawn.
     """
 
     points: int = 512
     rotate: str = "none"
     class_dropout: float = 0.1
+    surface_targets: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.class_dropout <= 1:
@@ -140,6 +145,9 @@ def train(
     teacher: Teacher | None = None,
 ) -> FitResult:
     """`pretrain` on `shapes`, the training part of a data set."""
+    surface = batch_config.surface_targets and teacher is None and not has_latent(model.denoiser.network)
+    if surface:
+        teacher = Teacher(SurfacePosterior(model.denoiser.process), error=model.denoiser.parameterisation)
     n_classes = len(model.class_law)
     labels = {"context": one_hot(shapes.class_index, n_classes).numpy()} if n_classes else {}
 
@@ -147,6 +155,7 @@ def train(
         source = ShapeBatches(
             shapes, model.codec, batch_config.batch_size, batch_config.points, seed=fit_config.seed,
             rotate=batch_config.rotate, rank=rank, world_size=world_size, start=start, condition=labels,
+            surface=surface,
         )  # fmt: skip
         if not n_classes or batch_config.class_dropout == 0:
             return source

@@ -1,15 +1,15 @@
 """`Distillation`: a denoiser that answers as a teacher does, in one evaluation (arXiv 2210.03142, section 3.1).
 
 The teacher is any function from noisy states to clean estimates, such as a model under guidance, which takes two
-evaluations or more. The student sees noised data and learns the teacher's answer by the squared error of v, whatever
-its own network predicts.
+evaluations or more. The student sees noised data and learns the teacher's answer, by the squared error of v unless told
+otherwise, whatever its own network predicts.
 
 Known bias: a guided chain leaves the noised data, on which alone the student learns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,9 +19,8 @@ from common.algorithms.experience import Experience
 from common.algorithms.latent_pretraining import has_latent
 from common.algorithms.pretraining import Pretraining
 from common.diffusion import DenoiserFunction, V
+from common.diffusion.denoiser import Parameterisation
 from common.errors import InputError
-
-_ERROR = V()
 
 
 def check_latents(*denoisers: object) -> None:
@@ -39,19 +38,21 @@ class Distillation(Pretraining):
     Attributes:
         teacher: (state_t, t) -> x0_hat.
         likelihood: the law of the times, and the ceiling of the weights.
+        error: whose loss of the student's x0_hat against the teacher's is taken.
     """
 
     teacher: DenoiserFunction
+    error: Parameterisation = field(default_factory=V)
 
     def loss(
         self, policy: Policy, reference: DenoiserFunction, experience: Experience
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Algorithm`; the part `teacher` is all of it."""
+        """See `Algorithm`."""
         t, process, clean = experience.extra["t"], policy.process, experience.state(-1)
         state = clean.replace(x=process.corrupt(clean.x, clean.mask, t, experience.extra["noise"]))
         with torch.no_grad():
             answer = self.teacher(state, t)
         alpha, sigma = process.schedule.alpha_sigma(t)
-        parts = _ERROR.loss_parts(policy(state, t), answer, state.mask, alpha, sigma, self.likelihood.weight_limit)
-        loss = parts["v"].mean()
-        return loss, {"teacher": loss.detach()}
+        parts = self.error.loss_parts(policy(state, t), answer, state.mask, alpha, sigma, self.likelihood.weight_limit)
+        means = {name: value.mean() for name, value in parts.items()}
+        return torch.stack(list(means.values())).sum(), {name: value.detach() for name, value in means.items()}

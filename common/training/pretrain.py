@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ from common.algorithms.distillation import Distillation, check_latents
 from common.algorithms.latent_pretraining import pretraining
 from common.algorithms.likelihood import Likelihood
 from common.algorithms.moment_matching import MomentMatching
-from common.diffusion import DenoiserFunction, Sampler, build_sampler
+from common.diffusion import DenoiserFunction, Sampler, V, build_sampler
+from common.diffusion.denoiser import Parameterisation
 from common.errors import InputError
 from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit, learnable_count
@@ -55,10 +56,12 @@ class Teacher:
         denoiser: (state_t, t) -> x0_hat, of the student's states.
         few_steps: the student learns to sample as it does in the few steps of the student's own sampler, see
             `MomentMatching`; else it learns the teacher's answers, see `Distillation`.
+        error: whose loss of these answers is taken.
     """
 
     denoiser: DenoiserFunction
     few_steps: bool = False
+    error: Parameterisation = field(default_factory=V)
 
     def check(self, model: TrainableModel) -> None:
         """Raise `InputError` for a model that cannot learn from it.
@@ -80,7 +83,7 @@ class Teacher:
         """How a model learns from it; raises as `check`."""
         self.check(model)
         if not self.few_steps:
-            return Distillation(teacher=self.denoiser, likelihood=likelihood)
+            return Distillation(teacher=self.denoiser, likelihood=likelihood, error=self.error)
         sampler = _sampler(model)
         return MomentMatching(
             teacher=self.denoiser,

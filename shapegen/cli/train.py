@@ -39,6 +39,9 @@ class TrainOptions(TrainingOptions):
     normalisation: str = option("global", "global, centred (place is lost) or per_shape (size is lost)")
     class_conditional: bool = option(True, "the model is told the class")
     class_dropout: float = option(0.1, "share of the shapes whose class is hidden in training", at_least=0, at_most=1)
+    surface_targets: bool = option(
+        True, "learn means over the stored points that may have become a noisy point, not the one that did"
+    )
     network: dict = option({"name": "set_transformer"}, "network by name, with its hyper-parameters")
     parameterisation: dict = option({"name": "v"}, "eps, v or x0")
     workers: int | None = option(None, "processes that read or make the data (default: one a core)", at_least=1)
@@ -48,8 +51,9 @@ class TrainOptions(TrainingOptions):
         from shapegen.train import ShapeBatchConfig
 
         return ShapeBatchConfig(
-            self.batch_size, self.max_weight, self.timesteps, self.focus, self.points, self.rotate, self.class_dropout
-        )
+            self.batch_size, self.max_weight, self.timesteps, self.focus, self.points, self.rotate, self.class_dropout,
+            self.surface_targets,
+        )  # fmt: skip
 
 
 def run(options: TrainOptions) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class ShapeBatches:
         rank, world_size: this process takes batches rank, rank + world_size, ...
         start: step at which the stream begins (resume).
         condition: name -> (M, ...) array whose rows go with the shapes, such as {"class": shapes.class_index}.
+        surface: states hold all stored points too, as the condition `surface` (B, S, 3): first the state's own, in
+            their order, then those that were not drawn.
 
     Raises:
         InputError: an empty set, more points than are stored, an unknown rotation, or a condition of another length.
@@ -51,6 +53,7 @@ class ShapeBatches:
         world_size: int = 1,
         start: int = 0,
         condition: Mapping[str, np.ndarray] | None = None,
+        surface: bool = False,
     ) -> None:
         if len(shapes) == 0:
             raise InputError("got an empty training set, expected at least one shape")
@@ -71,6 +74,7 @@ class ShapeBatches:
         self.rank = rank
         self.world_size = world_size
         self.start = start
+        self.surface = surface
 
     def __iter__(self) -> Iterator[State]:
         step = self.start
@@ -92,16 +96,18 @@ class ShapeBatches:
 
     def _collate(self, members: np.ndarray, rng: np.random.Generator) -> State:
         chosen = random_subsets(rng, len(members), self._points.shape[1], self.points)
+        if self.surface:
+            chosen = np.concatenate([chosen, _others(chosen, self._points.shape[1])], axis=1)
         # One shape's points lie together on the disk: shapes first, then their points.
         points = np.take_along_axis(np.asarray(self._points[members]), chosen[:, :, None], axis=1)
         x = to_x(points, self._centres[members], self._scales[members])
         if self.rotate == "up":
             x = rotate_up(x, torch.from_numpy(rng.uniform(0, 2 * np.pi, len(members))).to(x.dtype))
-        return State(
-            x,
-            torch.ones(x.shape[:2], dtype=torch.bool),
-            {name: torch.from_numpy(values[members]) for name, values in self._condition.items()},
-        )
+        condition = {name: torch.from_numpy(values[members]) for name, values in self._condition.items()}
+        if self.surface:
+            condition["surface"] = x
+            x = x[:, : self.points]
+        return State(x, torch.ones(x.shape[:2], dtype=torch.bool), condition)
 
 
 def random_subsets(rng: np.random.Generator, rows: int, stored: int, count: int) -> np.ndarray:
@@ -110,6 +116,13 @@ def random_subsets(rng: np.random.Generator, rows: int, stored: int, count: int)
     if count == stored:
         return keys.argsort(axis=1)
     return keys.argpartition(count, axis=1)[:, :count]
+
+
+def _others(chosen: np.ndarray, stored: int) -> np.ndarray:
+    """(rows, stored - count) indices below `stored` that are not among chosen (rows, count), in order."""
+    free = np.ones((len(chosen), stored), dtype=bool)
+    np.put_along_axis(free, chosen, False, axis=1)
+    return np.nonzero(free)[1].reshape(len(chosen), -1)
 
 
 def rotate_up(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

@@ -115,7 +115,7 @@ def test_its_loss_is_the_squared_error_of_v_and_asks_the_teacher_without_a_graph
     # v = (alpha x_t - x0) / sigma
     expected = ((model(state, t) - PLACE) / sigma[:, None, None]).square().mean()
     torch.testing.assert_close(loss, expected)
-    assert parts["teacher"] == loss
+    assert parts["v"] == loss
     assert alpha.shape == (8,)
 
 
