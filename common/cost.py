@@ -30,14 +30,18 @@ class Cost:
 
 
 class Counted:
-    """A denoiser, or another function of noisy states, that counts the samples that it sees."""
+    """A denoiser, or another function of noisy states, that counts its evaluations: one for each sample that it sees.
+
+    A function with an attribute `evaluations_each` takes that many.
+    """
 
     def __init__(self, denoiser: DenoiserFunction) -> None:
         self._denoiser = denoiser
+        self._each = getattr(denoiser, "evaluations_each", 1)
         self.evaluations = 0
 
     def __call__(self, state: State, t: Tensor) -> Tensor:
-        self.evaluations += len(state)
+        self.evaluations += self._each * len(state)
         return self._denoiser(state, t)
 
 

@@ -186,8 +186,8 @@ class Ctrl:
 
     @property
     def trained(self) -> Sequence[nn.Module]:
-        """See `Algorithm`: nothing; predictors stay as they are."""
-        return ()
+        """See `Algorithm`: what the inner method learns; predictors stay as they are."""
+        return self.inner.trained
 
     def collect(
         self,

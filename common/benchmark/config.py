@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,22 @@ class Benchmark:
                         f"benchmark '{self.name}': settings of '{method}' for '{stage}'{nearest(stage, STAGES)}; "
                         f"expected one of {', '.join(STAGES)}"
                     )
+        for name in ("rewards", "gammas"):
+            self._check_names(name)
         repeated = [word for word in {*self.methods} if self.methods.count(word) > 1]
         repeated += [word for word in {*self.targets} if self.targets.count(word) > 1]
         if repeated:
             raise InputError(f"benchmark '{self.name}': '{repeated[0]}' stands there twice")
+
+    def _check_names(self, name: str) -> None:
+        """A quantity that is written in another way in the targets would go without what is said of it here."""
+        unused = [quantity for quantity in getattr(self, name) if not any(map(_words([quantity]).search, self.targets))]
+        bare = [target for target in self.targets if not _words(getattr(self, name)).search(target)]
+        if unused and bare:
+            raise InputError(
+                f"benchmark '{self.name}': {name} speaks of '{unused[0]}', which is in no target, but not of what "
+                f"'{bare[0]}' asks for; write the quantity as the target does"
+            )
 
     def options(self, stage: str, method: str) -> dict[str, Any]:
         """The options of a verb for a method: those for all, then its own."""
@@ -112,9 +124,8 @@ class Benchmark:
 
     def rewarded(self, target: str) -> str:
         """A target in the words that methods get: quantities with a reward of their own by that reward's name."""
-        for quantity, reward in self.rewards.items():
-            target = re.sub(rf"(?<![\w(]){re.escape(quantity)}(?![\w(])", lambda _, name=reward: name, target)
-        return target
+        # At once, so that what is put in is not searched again.
+        return _words(self.rewards).sub(lambda word: self.rewards[word.group()], target) if self.rewards else target
 
     def with_also(self, target: str) -> str:
         """`rewarded(target)` and what is wanted beside it."""
@@ -127,6 +138,11 @@ class Benchmark:
     def as_yaml(self) -> str:
         """The whole benchmark as a file that `read_benchmark` reads."""
         return yaml.safe_dump(plain(asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+def _words(quantities: Iterable[str]) -> re.Pattern[str]:
+    """Finds these names where they stand alone: not within another name, nor as a scorer with brackets, nor in them."""
+    return re.compile(rf"(?<![\w(/.-])(?:{'|'.join(map(re.escape, quantities))})(?![\w(/])")
 
 
 def read_benchmark(path: str | Path, **changes: Any) -> Benchmark:

@@ -16,6 +16,7 @@ from common.benchmark import plots
 from common.benchmark.domain import Domain
 from common.benchmark.methods import Trial
 from common.benchmark.published import PublishedTable, read_published
+from common.benchmark.spending import larger
 from common.benchmark.table import Row, Table
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def as_markdown(table: Table, published: Sequence[PublishedTable] = ()) -> str:
     lines += _markdown_table(
         ["method", *(column.title for column in table.columns), "n"],
         [
-            [row.name, *(c.with_interval(row.metrics.get(c.name)) for c in table.columns), str(row.samples)]
+            [row.label, *(c.with_interval(row.metrics.get(c.name)) for c in table.columns), str(row.samples)]
             for row in table.rows
         ],
     )
@@ -109,7 +110,7 @@ def as_latex(table: Table) -> str:
         "\\midrule",
     ]
     for row in table.rows:
-        cells = [_latex(row.name)]
+        cells = [_latex(row.label)]
         for column in table.columns:
             metric = row.metrics.get(column.name)
             text = column.text(metric)
@@ -157,19 +158,25 @@ def as_html(
 
 def cost_cells(row: Row) -> list[str]:
     """What a row took, in the order of the titles; "-" where that is not known."""
-    memory = max(row.training.peak_memory_mb, row.sampling.peak_memory_mb)
+    memory = larger(row.training.peak_memory_mb, row.sampling.peak_memory_mb)
     trained = any(step.stage == "training" for trial in row.trials for step in trial.steps)
     numbers = (
         row.training.evaluations if trained or not row.delivered else 0.0,
         row.per_sample(row.sampling.evaluations),
         row.training.reward_calls + row.sampling.reward_calls,
-        max(row.training.labels, row.sampling.labels),
+        _labels(row),
         row.training.seconds,
         row.per_sample(row.sampling.seconds),
         row.per_sample(row.sampling.cpu_seconds),
         memory,
     )
     return [*("-" if number != number else _short(number) for number in numbers), row.budget]
+
+
+def _labels(row: Row) -> float:
+    """Labels used: those of training, where there are any; guided sampling does not state how many its reward took."""
+    training, sampling = row.training.labels, row.sampling.labels
+    return training if training > 0 else larger(training, sampling)
 
 
 def _short(number: float) -> str:

@@ -42,7 +42,7 @@ class Spending:
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         # Processes follow one another; labels of one step are those of the next.
         for name in ("peak_memory_mb", "labels"):
-            added[name] = _larger(getattr(self, name), getattr(other, name))
+            added[name] = larger(getattr(self, name), getattr(other, name))
         return Spending(**added)
 
     def for_each(self, count: int) -> Spending:
@@ -61,7 +61,8 @@ class Spending:
         return cls(**{f.name: math.nan for f in fields(cls)})
 
 
-def _larger(a: float, b: float) -> float:
+def larger(a: float, b: float) -> float:
+    """The larger number; NaN, unknown, if either is."""
     return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
 
 

@@ -35,6 +35,7 @@ class Row:
         achieved: of each run.
         trials: its records, failed ones as well.
         notes: what a reader should know.
+        partial: it lacks some of the targets, so that its means are not those of the other rows.
     """
 
     name: str
@@ -49,6 +50,12 @@ class Row:
     achieved: tuple[Achieved, ...] = ()
     trials: tuple[TrialRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    partial: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name, with an asterisk where it is partial: a note says what it lacks."""
+        return f"{self.name}*" if self.partial else self.name
 
     @property
     def failed(self) -> tuple[TrialRecord, ...]:
@@ -94,12 +101,15 @@ class Table:
     def best(self, column: Column) -> set[str]:
         """Names of the rows that are best in a column, up to the noise: those whose interval holds the best value.
 
-        Reference rows do not take part.
+        Reference rows and partial ones do not take part.
         """
         known = {
             row.name: row.metrics[column.name]
             for row in self.rows
-            if row.kind != "reference" and column.name in row.metrics and math.isfinite(row.metrics[column.name].value)
+            if row.kind != "reference"
+            and not row.partial
+            and column.name in row.metrics
+            and math.isfinite(row.metrics[column.name].value)
         }
         if not column.better or len(known) < 2:
             return set()
@@ -112,7 +122,9 @@ class Table:
 
 
 def make_table(benchmark: Benchmark, domain: Domain, records: Sequence[TrialRecord]) -> Table:
-    """The table of all records."""
+    """The table of all records of the benchmark's targets; of others, such as those it once had, nothing is said."""
+    if benchmark.targets:
+        records = [record for record in records if record.foreign or record.target in benchmark.targets]
     task = domain.tasks[benchmark.task]
     columns = tuple(task.columns(benchmark))
     by_method: dict[str, list[TrialRecord]] = {name: [] for name in benchmark.methods}
@@ -159,6 +171,13 @@ def _row(
             share=column in shares,
         )
     foreign = any(trial.foreign for trial in trials)
+    lacking = [target for target in benchmark.targets if target not in groups]
+    notes = list(dict.fromkeys(note for verdict in verdicts for note in verdict.notes))
+    if lacking:
+        notes.append(
+            f"* {len(benchmark.targets) - len(lacking)} of {len(benchmark.targets)} targets: without "
+            + "; ".join(lacking)
+        )
     method = domain.methods.get(name)
     seeds = len({trial.seed for trial in done}) or 1
     training, sampling = (_spent(done, stage, seeds) for stage in ("training", "sampling"))
@@ -176,7 +195,8 @@ def _row(
         budget="unknown" if foreign else _budget(_sampling_evaluations(done), base, benchmark.sampling_factor),
         achieved=tuple(one for verdict in verdicts for one in verdict.achieved),
         trials=tuple(trials),
-        notes=tuple(dict.fromkeys(note for verdict in verdicts for note in verdict.notes)),
+        notes=tuple(notes),
+        partial=bool(lacking),
     )
 
 

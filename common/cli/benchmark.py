@@ -225,7 +225,7 @@ def _print(table: Table) -> None:
     shown = table.columns[:5]
     rows = [
         (
-            row.name,
+            row.label,
             *(column.with_interval(row.metrics.get(column.name)) for column in shown),
             f"{row.evaluations_per_sample:.4g}".replace("nan", "-"),
             row.samples,

@@ -227,10 +227,12 @@ def generation_facts(
     options: GenerationOptions, sampler: Sampler, guide: GuidedSampler | None, made: Made[Any], count: int
 ) -> dict[str, Any]:
     """What `metrics.json` says of how `count` samples were made; `network_evaluations` is for one sample."""
+    from common.diffusion.control import evaluations_with
+
     facts: dict[str, Any] = {
         "samples": count,
         "seconds": round(made.seconds, 2),
-        "network_evaluations": options.steps or sampler.steps,
+        "network_evaluations": (options.steps or sampler.steps) * evaluations_with(options.strength),
     }
     everything = sum(map(len, made.parts))
     if guide is not None and everything:

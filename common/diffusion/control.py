@@ -241,18 +241,13 @@ class ControlledDenoiser(nn.Module):
     def with_strength(self, strength: float) -> DenoiserFunction:
         """The denoiser base + strength (controlled - base): 0 is the base, 1 this, above 1 more of it.
 
-        It costs two evaluations, but for strengths 0 and 1.
+        It costs two evaluations, but for strengths 0 and 1: see `evaluations_with`.
         """
         if strength == 1.0:
             return self
         if strength == 0.0:
             return self.uncontrolled
-
-        def denoiser(state: State, t: Tensor) -> Tensor:
-            base = self.base(state, t)
-            return base + strength * (self(state, t) - base)
-
-        return denoiser
+        return _Strengthened(self, strength)
 
     def _controlled(self, state: State, t: Tensor) -> Tensor:
         with self._active(state):
@@ -345,6 +340,28 @@ def _width_or_none(module: nn.Module) -> int | None:
 def controls_of(denoiser: nn.Module) -> tuple[Control, ...]:
     """What samples of a denoiser can be asked for; nothing for one without control inputs."""
     return denoiser.controls if isinstance(denoiser, ControlledDenoiser) else ()
+
+
+@dataclass(frozen=True)
+class _Strengthened:
+    """See `ControlledDenoiser.with_strength`."""
+
+    denoiser: ControlledDenoiser
+    strength: float
+
+    @property
+    def evaluations_each(self) -> int:
+        """Of the network, for each sample that it sees: see `Counted`."""
+        return evaluations_with(self.strength)
+
+    def __call__(self, state: State, t: Tensor) -> Tensor:
+        base = self.denoiser.base(state, t)
+        return base + self.strength * (self.denoiser(state, t) - base)
+
+
+def evaluations_with(strength: float) -> int:
+    """Network evaluations of a controlled denoiser at a strength."""
+    return 1 if strength in (0.0, 1.0) else 2
 
 
 def with_strength(denoiser: Denoiser | ControlledDenoiser, strength: float) -> DenoiserFunction:

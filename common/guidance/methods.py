@@ -134,7 +134,7 @@ def build_guided_sampler(
     log_weight: NoisyLogWeight | None = None,
     weaker: DenoiserFunction | None = None,
 ) -> GuidedSampler:
-    """A sampler with these methods; one of scale 0 is left out.
+    """A sampler with these methods; one of scale 0 is left out, but for `cfg`, which then asks for nothing.
 
     Args:
         methods: guidances, the first nearest to the denoiser, and at most one selector.
@@ -151,7 +151,7 @@ def build_guided_sampler(
     selecting = [method.name for method in methods if method.selects]
     if len(selecting) > 1:
         raise InputError(f"got {' and '.join(selecting)}, expected at most one method that chooses among particles")
-    active = [method for method in methods if method.settings.get("scale", 1.0) != 0]
+    active = [method for method in methods if method.name == "cfg" or method.settings.get("scale", 1.0) != 0]
     counted = {
         "reward": None if reward is None else CountedReward(reward),
         "log_weight": None if log_weight is None else Counted(log_weight),

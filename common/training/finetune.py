@@ -79,6 +79,11 @@ class Method:
         name = "backprop" if self.name == "ctrl" else self.name
         settings = dict(self.settings)
         if settings.get("balance") == "detailed":
+            if terms:
+                raise InputError(
+                    "detailed balance learns a value that does not know what is asked for, and cannot learn controls; "
+                    "leave 'balance' out, which takes whole trajectories"
+                )
             settings.setdefault("value", ValueNetwork(n_channels))
         sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
         if name == "backprop":

@@ -196,7 +196,8 @@ def _summary(name: str, results: Sequence[RewardResult]) -> dict[str, float]:
     found = {
         name: float(good.mean()) if len(good) else math.nan,
         f"{name}_error": float(good.std() / math.sqrt(len(good))) if len(good) > 1 else math.nan,
-        "valid": float(valid.double().mean()),
+        "valid": (share := float(valid.double().mean())),
+        "valid_error": math.sqrt(share * (1 - share) / len(valid)),
     }
     for part in results[0].parts:
         raw = torch.cat([result.parts[part].detach().cpu().double() for result in results])

@@ -46,7 +46,12 @@ class Watch:
         if not self._first:
             self._first = dict(found)
             return []
-        lines = []
+        # What could be measured at first and no longer can is the worst of falls.
+        lines = [
+            f"{name} can no longer be measured: it was {self._first[name]:.4g} at first"
+            for name in (self.reward, *(guard.name for guard in self.guards))
+            if not math.isnan(self._first.get(name, math.nan)) and math.isnan(found.get(name, math.nan))
+        ]
         if self._change(self.reward, found) > 0:
             for guard in self.guards:
                 change = self._change(guard.name, found)

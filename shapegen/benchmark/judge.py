@@ -90,9 +90,13 @@ class ShapeJudge:
 
     @cached_property
     def _parts(self) -> tuple[ShapeSet, ShapeSet]:
+        # The base's own data are read as they were for it.
+        own = self._base.get("data") == self._benchmark.data
+        known = self._base.get("data_options", {}) if own else {}
         report = load_data(
             self._benchmark.data, data_folder=self._benchmark.data_folder, points=_POINTS,
-            count_per_class=_COUNT_PER_CLASS, workers=self._workers,
+            count_per_class=_COUNT_PER_CLASS, workers=self._workers, unit=known.get("unit"), up=known.get("up", "z"),
+            classes=known.get("classes"), seed=known.get("seed", 0),
         )  # fmt: skip
         parts = split_data(report)
         if not len(parts["test"]):
@@ -101,9 +105,14 @@ class ShapeJudge:
         return held_out, train
 
     @cached_property
+    def _base(self) -> dict[str, Any]:
+        """The description of the base."""
+        return read_description(model_directory(STORE.find(self._benchmark.model)))
+
+    @cached_property
     def _codec(self) -> ShapeCodec:
         """Of the base: what it normalises away plays no part in any comparison."""
-        return build(ShapeCodec, read_description(model_directory(STORE.find(self._benchmark.model)))["codec"], "codec")
+        return build(ShapeCodec, self._base["codec"], "codec")
 
     @property
     def _held_out(self) -> ShapeSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from contracts.benchmark_world import COLUMNS, benchmark, domain, judge_numbers,
 from common.benchmark.config import Benchmark, read_benchmark
 from common.benchmark.methods import METHODS, Trial, flags, quantity
 from common.benchmark.published import read_published
-from common.benchmark.report import as_latex, as_markdown, write_all
+from common.benchmark.report import as_latex, as_markdown, cost_cells, write_all
 from common.benchmark.runner import TrialRecord, records_of
 from common.benchmark.spending import Spending, stated
 from common.benchmark.table import make_table
@@ -138,6 +139,22 @@ def test_methods_are_rewarded_in_the_words_of_the_benchmark(tmp_path):
     assert step.words[step.words.index("--target") + 1] == "predicted_gap(runs/p)=4±0.1, homo<-5"
 
 
+def test_what_is_put_in_for_a_quantity_is_not_searched_again():
+    rewards = {"homo": "predicted_homo(runs/gap)", "gap": "predicted_gap(runs/p)"}
+    one = Benchmark("b", "base", targets=("homo=-6±0.2, gap=4±0.1",), rewards=rewards)
+    assert one.rewarded(one.targets[0]) == "predicted_homo(runs/gap)=-6±0.2, predicted_gap(runs/p)=4±0.1"
+    assert one.rewarded("predicted_homo(runs/gap)=-6") == "predicted_homo(runs/gap)=-6"
+
+
+@pytest.mark.parametrize("key", ["rewards", "gammas"])
+def test_a_quantity_in_other_words_than_the_targets_is_named(key):
+    said = {"rewards": {"gap": "predicted_gap"}, "gammas": {"gap": 0.2}}[key]
+    with pytest.raises(InputError, match=f"{key} speaks of 'gap', which is in no target, but not of what 'gap_ev=4'"):
+        Benchmark("b", "base", targets=("gap_ev=4",), **{key: said})
+    # A shorter list of targets needs no shorter list of rewards.
+    Benchmark("b", "base", targets=("gap=4",), **{key: said | {"mu": said["gap"]}})
+
+
 def test_what_is_wanted_beside_goes_to_those_that_see_a_number(tmp_path):
     one = Benchmark("b", "base", targets=("gap=4",), rewards={"gap": "predicted_gap"}, also="maximise stable weight 2")
     targets = {}
@@ -250,7 +267,8 @@ def test_a_shared_step_counts_once_and_each_seed_alike(tmp_path):
         for target in ("x=1", "x=2")
         for seed in (0, 1)
     ]  # fmt: skip
-    (row,) = make_table(benchmark(methods=("shifted",)), domain(tmp_path), records).rows
+    one = benchmark(methods=("shifted",), targets=("x=1", "x=2"))
+    (row,) = make_table(one, domain(tmp_path), records).rows
     assert row.training.evaluations == 1000.0
     assert row.training.seconds == 10.0
     assert row.sampling.evaluations == 160.0
@@ -293,6 +311,33 @@ def test_failed_and_foreign_runs_have_their_place(tmp_path):
     assert table.rows[1].metrics == {}
     assert table.rows[2].kind == "foreign"
     assert math.isnan(table.rows[2].training.seconds)
+
+
+def test_a_row_without_one_of_the_targets_says_so_and_is_not_compared(tmp_path):
+    one = replace(benchmark(), targets=("x=1.5", "x=3"))
+    records = [
+        record("unconditional", "x=1.5", 0, np.full(50, 1.5)), record("unconditional", "x=3", 0, np.full(50, 9.0)),
+        record("shifted", "x=1.5", 0, np.full(50, 1.5)), TrialRecord("shifted", "x=3", 0, False, "it broke"),
+        # Of a target that the benchmark had before.
+        record("unconditional", "x=7", 0, np.full(50, 99.0)),
+    ]  # fmt: skip
+    table = make_table(one, domain(tmp_path), records)
+    whole, partial = table.rows
+    assert (whole.label, partial.label) == ("unconditional", "shifted*")
+    assert partial.notes[-1] == "* 1 of 2 targets: without x=3"
+    assert len(whole.trials) == 2
+    assert "shifted" not in table.best(COLUMNS[0]) | table.best(COLUMNS[1])
+    assert "shifted*" in as_latex(table)
+
+
+def test_labels_of_guided_sampling_are_those_of_what_was_trained_for_it_or_unknown(tmp_path):
+    (row,) = make_table(benchmark(), domain(tmp_path), [record("unconditional", "x=1.5", 0, np.zeros(4))]).rows
+    unknown = Spending.unknown()
+    cells = [
+        cost_cells(replace(row, training=replace(row.training, labels=labels), sampling=unknown))[3]
+        for labels in (0.0, 100.0, math.nan)
+    ]
+    assert cells == ["-", "100", "-"]
 
 
 def test_a_verdict_survives_its_file_nan_and_all(tmp_path):

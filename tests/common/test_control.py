@@ -10,6 +10,7 @@ from torch import nn
 
 from common.algorithms import PolicyGradient
 from common.algorithms.rollout import path_kl, rollout, rollout_sampler
+from common.cost import Counted
 from common.diffusion import Cosine, Denoiser, Euclidean, Process, SampleNoise, State, V, sample_seeds, size_mask
 from common.diffusion.control import Control, ControlledDenoiser, build_controlled
 from common.diffusion.embedding import time_features
@@ -121,6 +122,10 @@ def test_strength():
     assert torch.equal(controlled.with_strength(0.0)(state, t), low)
     assert torch.equal(controlled.with_strength(1.0)(state, t), high)
     torch.testing.assert_close(controlled.with_strength(1.5)(state, t), low + 1.5 * (high - low))
+    for strength, expected in ((0.0, 2), (1.0, 2), (1.5, 4)):
+        counted = Counted(controlled.with_strength(strength))
+        counted(state, t)
+        assert counted.evaluations == expected
 
 
 def test_values_of_a_control_are_told_apart():

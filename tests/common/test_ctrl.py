@@ -13,6 +13,7 @@ from torch import nn
 
 from common.algorithms import Backprop, Ctrl, PolicyGradient
 from common.algorithms.ctrl import ControlReward, ControlTerm
+from common.algorithms.path_consistency import PathConsistency, ValueNetwork
 from common.algorithms.rollout import rollout_sampler
 from common.diffusion import X0, Denoiser, Euclidean, Process, State
 from common.diffusion.control import Control, ControlledDenoiser
@@ -197,6 +198,11 @@ def test_gamma_is_the_knob():
         Ctrl(Backprop(rollout_sampler(PROCESS, STEPS), tau=0.1), controls())
     with pytest.raises(InputError, match="gamma"):
         ControlTerm(Control("y"), controls()[0].predictor, torch.zeros(3), gamma=0.0)
+
+
+def test_what_its_inner_method_learns_is_learnt():
+    inner = PathConsistency(rollout_sampler(PROCESS, STEPS), balance="detailed", value=ValueNetwork(2))
+    assert Ctrl(inner, controls()).trained == inner.trained != ()
 
 
 def test_calibration_of_a_regressor():

@@ -25,7 +25,7 @@ from common.training.finetune import Method, Policies, finetune, policies, rewar
 from common.training.fit import FitConfig, FitResult
 from common.training.module import Pieces
 from common.training.optimiser import OptimiserConfig
-from common.training.task import Check, Prompt, prompts
+from common.training.task import Check, Prompt, _summary, prompts
 from common.training.watch import Guard, Watch
 
 PROCESS = Process(Cosine(), Euclidean())
@@ -283,6 +283,23 @@ def test_a_watch_needs_two_warnings_in_a_row_and_more_than_noise():
     assert again.alarmed
 
 
+def test_a_watch_takes_what_can_no_longer_be_measured_for_the_worst_of_falls():
+    watch = Watch((Guard("validity", 0.02), Guard("judge")))
+    assert watch.look({"reward": 0.0, "validity": 0.9, "judge": math.nan}) == []
+    for _ in range(2):
+        (line,) = watch.look({"reward": math.nan, "validity": 0.0, "judge": math.nan})
+        assert line == "reward can no longer be measured: it was 0 at first"
+    assert watch.alarmed
+    assert watch.look({"reward": 1.0, "validity": 0.9, "judge": 3.0}) == []
+
+
+def test_a_share_of_valid_samples_has_the_error_of_a_share():
+    values = torch.arange(10.0)
+    found = _summary("reward", [RewardResult(values, values < 9)])
+    assert found["valid"] == pytest.approx(0.9)
+    assert found["valid_error"] == pytest.approx(math.sqrt(0.9 * 0.1 / 10))
+
+
 @pytest.mark.parametrize(
     ("method", "terms", "message"),
     [
@@ -294,6 +311,7 @@ def test_a_watch_needs_two_warnings_in_a_row_and_more_than_noise():
         (Method("rgdm", tau=0.0), (), "expected a number above 0"),
         (Method("rgdm", rollout_steps=1), (), "at least 2"),
         (Method("ctrl", tau=2.0), (gap_term(),), "set gamma instead"),
+        (Method("path_consistency", settings={"balance": "detailed"}), (gap_term(),), "cannot learn controls"),
     ],
 )
 def test_bad_methods_are_one_line(method, terms, message):

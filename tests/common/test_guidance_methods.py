@@ -117,6 +117,20 @@ def test_scale_0_is_plain_sampling_bit_for_bit():
         assert (guided.cost.evaluations, guided.cost.reward_calls) == (10, 0)
 
 
+def test_cfg_at_scale_0_asks_for_nothing():
+    seen = []
+
+    def asked(state: State, t: torch.Tensor) -> torch.Tensor:
+        seen.append(bool(state.condition["context"].any()))
+        return denoiser(state, t)
+
+    mask = size_mask(torch.tensor([2, 3]))
+    guided = build("cfg scale=0")
+    guided.sample(asked, mask, 3, SampleNoise(sample_seeds(0, 0, 2)), {"context": torch.ones(2, 3)})
+    assert seen
+    assert not any(seen)
+
+
 def test_calls_of_rewards_and_predictors_are_counted():
     mask = size_mask(torch.tensor([2, 3]))
     parts = {"reward": REWARD, "log_weight": lambda state, t: state.x.sum(dim=(1, 2)), "weaker": denoiser}

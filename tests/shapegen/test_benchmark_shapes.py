@@ -63,6 +63,21 @@ def test_samples_without_a_unit_are_taken_for_the_bases_and_not_the_other_way(sh
         judge_of(shapes, ShapeCodec(mode="per_shape"))(tmp_path, "", tmp_path / "judged.npz")
 
 
+def test_the_bases_own_data_are_read_as_they_were_for_it(monkeypatch):
+    """Else shapes lie on their side, and classes that it never saw are among the held-out."""
+    options = {"up": "y", "unit": "cm", "classes": ["table"], "seed": 3}
+
+    def load(name, **asked):
+        raise InputError(f"{name}: {[asked[option] for option in options]}")
+
+    monkeypatch.setattr("shapegen.benchmark.judge.load_data", load)
+    for data, expected in (("towers", "['y', 'cm', ['table'], 3]"), ("others", "['z', None, None, 0]")):
+        judge = ShapeJudge(Benchmark("b", "m", data=data, methods=()), workers=1)
+        judge.__dict__["_base"] = {"data": "towers", "data_options": {**options, "points": 4096}}
+        with pytest.raises(InputError, match=re.escape(f"{data}: {expected}")):
+            _ = judge._parts
+
+
 def test_a_hollow_is_no_second_piece():
     points = np.random.default_rng(0).normal(size=(1500, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
