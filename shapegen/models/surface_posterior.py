@@ -37,6 +37,11 @@ class SurfacePosterior:
         `state.condition["surface"]` holds all points stored of each shape, (B, S, 3): first the N clean ones of the
         cloud in its order, then those that were not drawn.
         """
+        # In half precision the products below would be off by more than what tells points apart.
+        with torch.autocast(state.x.device.type, enabled=False):
+            return self._means(state, t)
+
+    def _means(self, state: State, t: Tensor) -> Tensor:
         alpha, sigma = (value[:, None, None] for value in self.process.schedule.alpha_sigma(t))
         surface = state.condition["surface"]
         own, rest = surface[:, : state.x.shape[1]], surface[:, state.x.shape[1] :]

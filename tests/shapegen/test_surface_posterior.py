@@ -62,6 +62,14 @@ def test_near_the_data_it_is_the_point_itself():
         torch.testing.assert_close(SurfacePosterior(PROCESS)(state, times), clean.x)
 
 
+def test_mixed_precision_does_not_reach_it():
+    clean = batch(4, 300, 100)
+    state, times = noisy(clean, 0.05)
+    exact = SurfacePosterior(PROCESS)(state, times)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(SurfacePosterior(PROCESS)(state, times), exact)
+
+
 def test_in_pure_noise_it_is_the_mean_of_what_may_have_been_drawn():
     clean = batch(8, 12, 4)
     state, times = noisy(clean, 1.0)
