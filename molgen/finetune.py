@@ -143,9 +143,11 @@ class MoleculeTask:
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
         own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
         if own is not None:
-            return ControlTerm(control, own[0], outcomes, gamma=request.gamma, scale=own[1])
+            return ControlTerm(
+                control, own[0], outcomes, gamma=request.gamma, scale=own[1], tolerance=request.tolerance
+            )
         learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name)
-        return ControlTerm(control, learned, outcomes, gamma=request.gamma)
+        return ControlTerm(control, learned, outcomes, gamma=request.gamma, tolerance=request.tolerance)
 
     def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
         """The column of a property or scorer, and its values (M,) of the training molecules that may be learnt from."""

@@ -24,7 +24,7 @@ from common.training.watch import Guard
 from common.workers import Launcher
 from shapegen.data.batches import ShapeBatches
 from shapegen.data.shapes import ShapeSet
-from shapegen.data.sources import load_data, split_data
+from shapegen.data.sources import load_data, options_of_training, split_data
 from shapegen.metrics.torch_distances import chamfer_matrix
 from shapegen.model import ShapeModel, one_hot
 from shapegen.models import NETWORKS
@@ -173,9 +173,11 @@ class ShapeTask:
             return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
         own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
         if own is not None:
-            return ControlTerm(control, own[0], outcomes, gamma=request.gamma, scale=own[1])
+            return ControlTerm(
+                control, own[0], outcomes, gamma=request.gamma, scale=own[1], tolerance=request.tolerance
+            )
         learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name)
-        return ControlTerm(control, learned, outcomes, gamma=request.gamma)
+        return ControlTerm(control, learned, outcomes, gamma=request.gamma, tolerance=request.tolerance)
 
     def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
         """The scorer's column, and its values (M,) of the training shapes that may be learnt from."""
@@ -214,14 +216,14 @@ class ShapeTask:
         if self._data is None:
             if not self._data_name:
                 raise InputError("the base names no training data; give --data")
-            description = self.model.description
-            # The base's own data are read as they were for it.
-            known = description.get("data_options", {}) if self._data_name == description.get("data") else {}
+            known = options_of_training(self.model.description, self._data_name)
+            ours = {
+                "points": max(self._points, _POINTS), "count_per_class": self._count_per_class, "seed": self._seed,
+                "classes": self.model.class_names or known["classes"],
+            }  # fmt: skip
             report = load_data(
-                self._data_name, data_folder=self._data_folder, points=max(self._points, _POINTS),
-                count_per_class=self._count_per_class, classes=self.model.class_names or known.get("classes"),
-                unit=known.get("unit"), up=known.get("up", "z"), seed=self._seed, workers=self._workers,
-            )  # fmt: skip
+                self._data_name, data_folder=self._data_folder, workers=self._workers, **{**known, **ours}
+            )
             places = split_data(report, half=self._half)
             self._data = {name: report.shapes.select(indices) for name, indices in places.items()}
         return self._data[part]

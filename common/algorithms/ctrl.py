@@ -22,15 +22,16 @@ Known biases: those of the inner method; and the predictor's, which the policy w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import Algorithm, Policy
 from common.algorithms.experience import Experience
+from common.algorithms.rgdm import Rgdm
 from common.diffusion import DenoiserFunction, Sampler, State
-from common.diffusion.control import Control
+from common.diffusion.control import Control, Predicted
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
 from common.predictors import Predictor
@@ -50,6 +51,9 @@ class ControlTerm:
         outcomes: (M,) the y of the offline set, from which training draws what to ask for.
         gamma: how strongly; 1 is the Bayes posterior.
         scale: calibration: factor of the std (`std_scale`), or temperature of the logits (`softmax_temperature`).
+        tolerance: how far off still counts as right, in the unit of a continuous y: a std that is added, in squares, to
+            the predictor's. A sure one says -5,000 nats of a value that is a std of the data off, and more where it is
+            surer: noise, to anything that learns from rewards.
     """
 
     control: Control
@@ -57,6 +61,7 @@ class ControlTerm:
     outcomes: Tensor
     gamma: float = 1.0
     scale: float = 1.0
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.gamma > 0 or not self.scale > 0 or self.outcomes.ndim != 1 or not len(self.outcomes):
@@ -64,12 +69,21 @@ class ControlTerm:
                 f"control '{self.control.name}': got gamma {self.gamma}, scale {self.scale} and outcomes of shape "
                 f"{tuple(self.outcomes.shape)}, expected both above 0 and (M,) with M above 0"
             )
+        if not self.tolerance >= 0 or (self.tolerance and self.control.classes):
+            raise InputError(
+                f"control '{self.control.name}': got tolerance {self.tolerance}, expected 0 or more, and 0 of a class"
+            )
 
-    def log_prob(self, state: State) -> Tensor:
-        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked."""
+    def log_prob(self, state: State, predictor: Predictor | None = None) -> Tensor:
+        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked. `predictor` stands in for its
+        own."""
         if not self.control.asked(state).any():
             return state.x.new_zeros(len(state))
-        return self.control.log_prob(state, self.predictor(state), self.scale)
+        predicted = (predictor or self.predictor)(state)
+        if self.tolerance and not isinstance(predicted, Tensor):
+            std = torch.as_tensor(self.tolerance).to(predicted[1])
+            return self.control.log_prob(state, (predicted[0], torch.hypot(self.scale * predicted[1], std)))
+        return self.control.log_prob(state, predicted, self.scale)
 
     def draw(
         self, count: int, generator: torch.Generator, null_share: float = 0.0, even_share: float = 0.0
@@ -113,6 +127,7 @@ class ControlReward:
         if not terms or len(set(names)) < len(names):
             raise InputError(f"got terms for {names}, expected at least one, each for a control of its own")
         self.terms = tuple(terms)
+        self._remembering = tuple(_Remembering(term.predictor) for term in terms)
 
     @property
     def differentiable(self) -> bool:
@@ -121,7 +136,10 @@ class ControlReward:
 
     def __call__(self, state: State) -> RewardResult:
         """See `Reward`; `parts` has log p of each control."""
-        parts = {f"log p({term.control.name})": term.log_prob(state) for term in self.terms}
+        parts = {
+            f"log p({term.control.name})": term.log_prob(state, predictor)
+            for term, predictor in zip(self.terms, self._remembering, strict=True)
+        }
         total = torch.stack([term.gamma * part for term, part in zip(self.terms, parts.values(), strict=True)]).sum(0)
         valid = torch.isfinite(total)
         failed = int((~valid).sum())
@@ -201,8 +219,11 @@ class Ctrl:
         """See `Algorithm`, with targets drawn for the batch; its own conditions stay. `reward` is `self.reward`, or one
         that contains it."""
         asked = self.draw(len(batch), generator)
-        condition = {**batch.condition, **{name: values.to(batch.x.device) for name, values in asked.items()}}
-        return self.inner.collect(policy, reference, reward, replace(batch, condition=condition), noise, generator)
+        batch = batch.replace(condition={**batch.condition, **_on(batch.x.device, asked)})
+        if isinstance(self.inner, Rgdm):
+            others = [_on(batch.x.device, self.draw(len(batch), generator)) for _ in range(self.inner.values_each - 1)]
+            return self.inner.collect(policy, reference, reward, batch, noise, generator, others)
+        return self.inner.collect(policy, reference, reward, batch, noise, generator)
 
     def draw(self, count: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """name -> (count,) what to ask for; the same throughout a group of the inner method."""
@@ -219,3 +240,25 @@ class Ctrl:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm`."""
         return self.inner.loss(policy, reference, experience)
+
+
+class _Remembering:
+    """A predictor that looks once at samples that it is given again, whatever else is asked of them."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._last: tuple[Tensor, Tensor, Predicted] | None = None
+
+    def __call__(self, state: State) -> Predicted:
+        if self._last is not None and self._last[0] is state.x and self._last[1] is state.mask:
+            return self._last[2]
+        predicted = self._predictor(state)
+        # What carries a graph is not kept: it can be gone through once.
+        parts = [predicted] if isinstance(predicted, Tensor) else list(predicted)
+        kept = not any(part.requires_grad for part in parts)
+        self._last = (state.x, state.mask, predicted) if kept else None
+        return predicted
+
+
+def _on(device: torch.device, asked: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.to(device) for name, values in asked.items()}

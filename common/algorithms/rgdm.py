@@ -26,6 +26,11 @@ estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s
 or of a short chain of the reference (`look_ahead` > 1), which draws x_0 but for its last estimate. As it grows to all
 the steps left the weights get the right mean, E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
 
+Under `Ctrl` the candidates of a state are weighed for `values_each` values that might be asked for, not for the one that
+its chain was drawn for alone. Of candidates of one direction in hundreds of dimensions most of what is learnt is noise,
+and of few chains what all values have in common; here the noise is the same for all, and what is left is how values
+differ. They were drawn from another value's step: densities weigh them for their own.
+
 Known biases: with a short look-ahead the spread of x_0 is too small and the tilt too strong (see the closed-form
 suite). The weight p_ref / proposal spreads with the degrees of freedom: explore_std far from 1 leaves few effective
 samples in large systems; so does a policy far from the base, where `kl` with few candidates finds no way on. `payoff`,
@@ -35,6 +40,7 @@ little every round, so that it can be stopped in time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,10 +68,11 @@ class Candidates:
         before: the M states.
         steps: (M,) long, their places among the sampler's times.
         after: (M, K, N, D).
-        centre: (M, N, D) to which the tilt is added: mean of the proposal that they were drawn from, or on the way from
-            there to the base's.
+        centre: (M, N, D) to which the tilt is added: the mean of what `plain` weighs for, or on the way from there to
+            the base's.
         rewards: (M, K) of each candidate's look-ahead, NaN where that could not be scored.
         weights: (M, K) of the pay-off distribution, summing to 1; 0 in rows without any valid candidate.
+        plain: (M, K) the weights that they would have if all rewards were the same, summing to 1.
         cost: of drawing and scoring them.
     """
 
@@ -75,29 +82,55 @@ class Candidates:
     centre: Tensor
     rewards: Tensor
     weights: Tensor
+    plain: Tensor
     cost: Cost
 
     def mean(self) -> Tensor:
         """(M, N, D) the weighted mean, with the noise of the plain mean taken off.
 
-        The plain mean of the candidates is the proposal's mean but for noise of variance std^2 / K; the weighted mean
+        The plain mean of candidates of the proposal is its mean but for noise of variance std^2 / K; the weighted mean
         has the same noise and more. Their difference, added to the known mean, has the same expectation and less
         variance, sum_k w_k^2 - 1 / K instead of sum_k w_k^2: none where all candidates are equally good.
         """
-        return (self.weights[:, :, None, None] * self.after).sum(dim=1) - (self.after.mean(dim=1) - self.centre)
+        return _weighted(self.weights, self.after) - self._noise()
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """(M, N, D) one candidate each, drawn by weight, with the same noise taken off."""
         usable = self.weights.sum(dim=1, keepdim=True) > 0
         table = torch.where(usable, self.weights, torch.ones_like(self.weights)).cpu()
         chosen = torch.multinomial(table, 1, generator=generator)[:, 0].to(self.steps.device)
-        drawn = self.after[torch.arange(len(chosen), device=chosen.device), chosen]
-        return drawn - (self.after.mean(dim=1) - self.centre)
+        return self.after[torch.arange(len(chosen), device=chosen.device), chosen] - self._noise()
+
+    def _noise(self) -> Tensor:
+        return _weighted(self.plain, self.after) - self.centre
 
     def effective(self) -> Tensor:
         """(M,) effective sample size 1 / sum_k w_k^2, from 1 to K; 0 in rows without any valid candidate."""
         squared = self.weights.square().sum(dim=1)
         return torch.where(squared > 0, 1 / squared.clamp(min=1e-30), torch.zeros_like(squared))
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """K candidates for the next state of each of M states, before anybody has asked what they are worth.
+
+    Attributes:
+        before: the M states.
+        steps: (M,) long, their places among the sampler's times.
+        after: (M K, N, D), the candidates of a state together.
+        ends: M K clean states that they lead to under the base.
+        proposal: that they were drawn from.
+        base: the base's step.
+        cost: of all this.
+    """
+
+    before: State
+    steps: Tensor
+    after: Tensor
+    ends: State
+    proposal: Transition
+    base: Transition
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -117,6 +150,8 @@ class Rgdm(FromChains):
             gradient on average and less variance.
         visited: states a sample that are learnt from, out of its chain or of random times.
         anchor: for `policy`, share of the way back to the base's step in each round, from 0 to 1.
+        values_each: under `Ctrl`, values asked for that the candidates of one state are weighed for; all but one cost
+            neither chains nor look-aheads.
         epochs: see `Algorithm`.
     """
 
@@ -130,6 +165,7 @@ class Rgdm(FromChains):
     resample: bool = False
     visited: int = 8
     anchor: float = 0.2
+    values_each: int = 1
     epochs: int = 1
 
     def __post_init__(self) -> None:
@@ -140,10 +176,10 @@ class Rgdm(FromChains):
                 raise InputError(f"got {name} '{value}'{nearest(value, known)}; expected one of {', '.join(known)}")
         if not 0 <= self.anchor <= 1:
             raise InputError(f"got anchor {self.anchor}, expected 0 to 1")
-        if self.candidates < 2 or self.look_ahead < 1 or self.visited < 1 or not self.explore_std >= 1:
+        if self.candidates < 2 or not min(self.look_ahead, self.visited, self.values_each, self.explore_std) >= 1:
             raise InputError(
-                f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited} and "
-                f"explore_std {self.explore_std}; expected at least 2, 1, 1 and 1"
+                f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited}, values_each "
+                f"{self.values_each} and explore_std {self.explore_std}; expected at least 2, 1, 1, 1 and 1"
             )
 
     @property
@@ -165,27 +201,36 @@ class Rgdm(FromChains):
         batch: State,
         noise: NoiseSource,
         generator: torch.Generator,
+        others: Sequence[Mapping[str, Tensor]] = (),
     ) -> Experience:
-        """See `Algorithm`: B x `visited` rows of one step whose end is the pay-off sample."""
+        """See `Algorithm`: rows of one step whose end is the pay-off sample.
+
+        B x `visited` of them for what the batch asks for, then as many for each of `others`, name -> (B,), which are
+        asked for instead.
+        """
         before, clean, steps, cost = self._states(policy, batch, noise, generator)
-        drawn = self.draw(policy, reference, reward, before, steps, generator, clean)
-        after = drawn.sample(generator) if self.resample else drawn.mean()
-        usable = drawn.weights.sum(dim=1) > 0
-        valid = torch.isfinite(drawn.rewards)
-        values = drawn.rewards[valid]
+        drawn = self.propose(policy, reference, before, steps, generator, clean)
+        rows = [self.weigh(policy, reward, drawn)]
+        for other in others:
+            asked = {name: values.repeat_interleave(self.visited, dim=0) for name, values in other.items()}
+            rows.append(self.weigh(policy, reward, drawn, {**before.condition, **asked}))
+        after = [row.sample(generator) if self.resample else row.mean() for row in rows]
+        conditions = [row.before.condition for row in rows]
+        valid = torch.isfinite(rows[0].rewards)
+        count = len(rows)
         return Experience(
-            torch.stack([before.x, after], dim=1),
-            steps[:, None],
-            before.mask,
-            before.condition,
-            extra={"usable": usable.to(after.dtype)},
+            torch.stack([before.x.repeat(count, 1, 1), torch.cat(after)], dim=1),
+            steps.repeat(count)[:, None],
+            before.mask.repeat(count, 1),
+            {name: torch.cat([condition[name] for condition in conditions]) for name in before.condition},
+            extra={"usable": torch.cat([row.weights.sum(dim=1) > 0 for row in rows]).to(before.x.dtype)},
             metrics=scalars(
-                reward=values.mean(),
-                valid=valid.to(after.dtype).mean(),
-                effective_samples=drawn.effective().mean(),
-                effective_share=drawn.effective().mean() / self.candidates,
+                reward=rows[0].rewards[valid].mean(),
+                valid=valid.to(before.x.dtype).mean(),
+                effective_samples=rows[0].effective().mean(),
+                effective_share=rows[0].effective().mean() / self.candidates,
             ),
-            cost=cost + drawn.cost,
+            cost=sum((row.cost for row in rows), cost + drawn.cost),
         )
 
     def _states(
@@ -208,20 +253,19 @@ class Rgdm(FromChains):
         return before, None, steps, chains.cost
 
     @torch.no_grad()
-    def draw(
+    def propose(
         self,
         policy: DenoiserFunction,
         reference: DenoiserFunction,
-        reward: Reward,
         before: State,
         steps: Tensor,
         generator: torch.Generator,
         clean: Tensor | None = None,
-    ) -> Candidates:
-        """Candidates for the state after each of M states, scored and weighted.
+    ) -> Proposed:
+        """Candidates for the state after each of M states.
 
         Args:
-            policy, reference, reward: see `Algorithm.collect`.
+            policy, reference: see `Algorithm.collect`.
             before: M states, each at its own time.
             steps: (M,) long, the places of these times.
             generator: on the CPU.
@@ -236,28 +280,77 @@ class Rgdm(FromChains):
         else:
             centre = base if self.proposal == "reference" else kernel(policy, self.sampler, before, steps)
         rows = torch.arange(len(before), device=steps.device).repeat_interleave(self.candidates)
-        wide = _rows(replace(centre, std=centre.std * self.explore_std), rows)
+        wide = replace(centre, std=centre.std * self.explore_std)
         shape = (len(rows), *before.x.shape[1:])
-        after = wide.sample(torch.randn(shape, generator=generator, dtype=before.x.dtype).to(before.x.device))
-        ends = before.index(rows).replace(x=after)
-        clean_ends = self._look_ahead(reference, ends, steps[rows], generator)
-        scored = score(reward, clean_ends)
+        after = _rows(wide, rows).sample(
+            torch.randn(shape, generator=generator, dtype=before.x.dtype).to(before.x.device)
+        )
+        ends = self._look_ahead(reference, before.index(rows).replace(x=after), steps[rows], generator)
+        cost = Cost(evaluations=policy.evaluations + reference.evaluations)
+        return Proposed(before, steps, after, ends, wide, base, cost)
+
+    @torch.no_grad()
+    def weigh(
+        self,
+        policy: DenoiserFunction,
+        reward: Reward,
+        drawn: Proposed,
+        condition: Mapping[str, Tensor] | None = None,
+    ) -> Candidates:
+        """Candidates scored and weighted.
+
+        Args:
+            policy, reward: see `Algorithm.collect`.
+            drawn: see `propose`.
+            condition: name -> (M, ...) what is asked for; None for what was when they were drawn. Of other things the
+                policy's step is the law that they are weighed for, by its density over the proposal's, and the plain
+                mean is taken off with these weights: where none of the candidates might have come from that step, one
+                of them has all the weight with rewards and without, and nothing is learnt rather than noise.
+        """
+        policy = Counted(policy)
+        other = condition is not None
+        before = drawn.before.replace(condition=condition) if condition is not None else drawn.before
+        rows = torch.arange(len(before), device=drawn.steps.device).repeat_interleave(self.candidates)
+        ends = drawn.ends.replace(condition=before.index(rows).condition) if other else drawn.ends
+        scored = score(reward, ends)
         logits = torch.where(scored.valid, scored.values / self.round_tau, torch.full_like(scored.values, -torch.inf))
-        logits = logits - wide.log_prob(after)
-        prior = base
+        ratio = -_rows(drawn.proposal, rows).log_prob(drawn.after)
+        prior = drawn.base
         if self.target == "policy":
-            prior = centre if self.proposal == "policy" else kernel(policy, self.sampler, before, steps)
+            known = self.proposal == "policy" and not other
+            prior = drawn.proposal if known else kernel(policy, self.sampler, before, drawn.steps)
+            prior = replace(prior, std=drawn.base.std)
         if self.target != "payoff":
-            logits = logits + _rows(prior, rows).log_prob(after)
-        logits = logits.unflatten(0, (len(before), self.candidates))
-        weights = torch.nan_to_num(logits.softmax(dim=1))
-        cost = Cost(reward_calls=len(rows), evaluations=policy.evaluations + reference.evaluations)
+            ratio = ratio + _rows(prior, rows).log_prob(drawn.after)
         split = (len(before), self.candidates)
-        # The control variate of the candidates' mean stands at their own mean; only then does the base pull.
-        middle = centre.mean + self.anchor * (base.mean - prior.mean)
+        ratio = ratio.unflatten(0, split)
+        weights = torch.nan_to_num((logits.unflatten(0, split) + ratio).softmax(dim=1))
+        centre, plain = drawn.proposal.mean, torch.full_like(ratio, 1 / self.candidates)
+        if other and self.target == "policy":
+            centre, plain = prior.mean, ratio.softmax(dim=1)
+        # The control variate of the candidates' mean stands at their own mean; only then does the base pull: by as much
+        # less as the tilt is smaller than that of K candidates of the same weight, so that the two settle at one law.
+        pull = self.anchor * (1 - plain.square().sum(dim=1)) / (1 - 1 / self.candidates)
+        centre = centre + pull[:, None, None] * (drawn.base.mean - prior.mean)
+        # Of something else that is asked for, samples that have been scored say what they are: see `ControlReward`.
+        cost = Cost(reward_calls=0 if other else len(rows), evaluations=policy.evaluations)
         return Candidates(
-            before, steps, after.unflatten(0, split), middle, scored.values.unflatten(0, split), weights, cost
+            before, drawn.steps, drawn.after.unflatten(0, split), centre, scored.values.unflatten(0, split), weights,
+            plain, cost,
         )  # fmt: skip
+
+    def draw(
+        self,
+        policy: DenoiserFunction,
+        reference: DenoiserFunction,
+        reward: Reward,
+        before: State,
+        steps: Tensor,
+        generator: torch.Generator,
+        clean: Tensor | None = None,
+    ) -> Candidates:
+        """What is proposed at M states for what they ask for, scored and weighted; see `propose` and `weigh`."""
+        return self.weigh(policy, reward, self.propose(policy, reference, before, steps, generator, clean))
 
     def _look_ahead(self, reference: DenoiserFunction, ends: State, steps: Tensor, generator: torch.Generator) -> State:
         """Clean states that candidates, which stand behind the step at `steps` (R,), lead to under the reference.
@@ -290,6 +383,11 @@ class Rgdm(FromChains):
         step = kernel(policy, self.sampler, experience.state(0), experience.steps[:, 0])
         loss = regress(step, experience.path[:, 1], experience.extra["usable"])
         return loss, {"regression": loss.detach()}
+
+
+def _weighted(weights: Tensor, after: Tensor) -> Tensor:
+    """(M, N, D) sum_k w_k x_k of weights (M, K) and candidates (M, K, N, D)."""
+    return (weights[:, :, None, None] * after).sum(dim=1)
 
 
 def _rows(step: Transition, rows: Tensor) -> Transition:

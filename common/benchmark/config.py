@@ -16,6 +16,8 @@ from common.named import build, nearest
 # Verbs whose options a benchmark may set for all methods (`generate: {...}`) or for one (`settings: NAME: {...}`);
 # `classifier` is for train-classifier.
 STAGES = ("classifier", "finetune", "generate")
+# What is said of log p of a control, quantity by quantity.
+_WEIGHTS = ("gammas", "tolerances")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Benchmark:
         also: further targets, such as `maximise stable weight 2`, for all methods that see the reward as a number
             (choosing among candidates, fine-tuning towards a target), so that none pays for the property with them.
         gammas: quantity -> the weight of its log-likelihood where a control is learnt by reinforcement learning.
+        tolerances: quantity -> how far off still counts as right there, see `ControlTerm`.
         judges: quantity -> the scorer that judges it, where the task leaves that to the benchmark.
         second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
         classifier, finetune, generate: options of the verbs train-classifier, finetune and generate for all methods,
@@ -63,6 +66,7 @@ class Benchmark:
     rewards: Mapping[str, str] = field(default_factory=dict)
     also: str = ""
     gammas: Mapping[str, float] = field(default_factory=dict)
+    tolerances: Mapping[str, float] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
     second_judges: Mapping[str, str] = field(default_factory=dict)
     classifier: Mapping[str, Any] = field(default_factory=dict)
@@ -78,13 +82,14 @@ class Benchmark:
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a list of texts")
             object.__setattr__(self, name, tuple(value))
-        for name in ("rewards", "gammas", "judges", "second_judges", *STAGES, "settings"):
+        for name in ("rewards", *_WEIGHTS, "judges", "second_judges", *STAGES, "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
-        for quantity, gamma in self.gammas.items():
-            if not isinstance(gamma, int | float) or not gamma > 0:
+        weights = [(name, quantity, number) for name in _WEIGHTS for quantity, number in getattr(self, name).items()]
+        for name, quantity, number in weights:
+            if not isinstance(number, int | float) or not number > 0:
                 raise InputError(
-                    f"benchmark '{self.name}': got gammas: {quantity}: {gamma!r}, expected a number above 0"
+                    f"benchmark '{self.name}': got {name}: {quantity}: {number!r}, expected a number above 0"
                 )
         for name in ("num_samples", "seeds", "sampling_factor"):
             value = getattr(self, name)
@@ -97,7 +102,7 @@ class Benchmark:
                         f"benchmark '{self.name}': settings of '{method}' for '{stage}'{nearest(stage, STAGES)}; "
                         f"expected one of {', '.join(STAGES)}"
                     )
-        for name in ("rewards", "gammas"):
+        for name in ("rewards", *_WEIGHTS):
             self._check_names(name)
         repeated = [word for word in {*self.methods} if self.methods.count(word) > 1]
         repeated += [word for word in {*self.targets} if self.targets.count(word) > 1]
@@ -132,8 +137,9 @@ class Benchmark:
         return ", ".join(filter(None, [self.rewarded(target), self.also]))
 
     def control(self, quantity: str) -> str:
-        """A quantity as a control that is learnt from rewards, with its weight."""
-        return f"{quantity} weight {self.gammas[quantity]}" if quantity in self.gammas else quantity
+        """A quantity as a control that is learnt from rewards, with its tolerance and its weight."""
+        tolerance = f" tolerance {self.tolerances[quantity]}" if quantity in self.tolerances else ""
+        return quantity + tolerance + (f" weight {self.gammas[quantity]}" if quantity in self.gammas else "")
 
     def as_yaml(self) -> str:
         """The whole benchmark as a file that `read_benchmark` reads."""

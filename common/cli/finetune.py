@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CONTROL = re.compile(
-    r"(?P<name>[^\s=<>±,]+?)(?:\s*(?:±|\+/?-)\s*(?P<std>[\d.eE+-]+))?(?:\s+weight\s*=?\s*(?P<gamma>[\d.eE+-]+))?"
+    r"(?P<name>[^\s=<>±,]+?)(?:\s*(?:±|\+/?-)\s*(?P<std>[\d.eE+-]+))?(?:\s+tolerance\s*=?\s*(?P<tolerance>[\d.eE+-]+))?"
+    r"(?:\s+weight\s*=?\s*(?P<gamma>[\d.eE+-]+))?"
 )
 
 
@@ -44,8 +46,8 @@ class FinetuneOptions(ParallelRunOptions):
         "--control, whatever is asked for"
     )  # fmt: skip
     control: list[str] = option(
-        [], "an input that the model shall get, may be repeated: 'gap' (by a learned predictor) or 'gap±0.2' (by the "
-        "scorer itself, give or take that), each with 'weight 2' for another gamma"
+        [], "an input that the model shall get, may be repeated: 'gap' (by a learned predictor), 'gap tolerance 0.2' "
+        "(the same, give or take that) or 'gap±0.2' (by the scorer itself), each with 'weight 2' for another gamma"
     )  # fmt: skip
     aggregate: str = option("weighted_sum", "how several targets become one: weighted_sum, product or lexicographic")
     floor: float | None = option(None, "reward of failures, and the lowest there is (default: the worst of the batch)")
@@ -111,23 +113,27 @@ class FinetuneOptions(ParallelRunOptions):
 
 
 def parse_control(text: str) -> ControlRequest:
-    """`gap`, `gap±0.2`, `gap weight 2`; an `InputError` for anything else."""
+    """`gap`, `gap±0.2`, `gap tolerance 0.2`, `gap weight 2`; an `InputError` for anything else."""
     from common.training.task import ControlRequest
 
     match = _CONTROL.fullmatch(text.strip())
     try:
         if match is None:
             raise ValueError
-        std = None if match["std"] is None else float(match["std"])
-        gamma = 1.0 if match["gamma"] is None else float(match["gamma"])
+        numbers = {key: float(match[key]) for key in ("std", "tolerance", "gamma") if match[key] is not None}
     except ValueError:
         raise InputError(
-            f"cannot read --control '{text}'; expected such as gap, 'gap±0.2', 'gap weight 2'; values are asked for "
-            "later, by generate --target"
+            f"cannot read --control '{text}'; expected such as gap, 'gap±0.2', 'gap tolerance 0.2', 'gap weight 2'; "
+            "values are asked for later, by generate --target"
         ) from None
-    if (std is not None and not std > 0) or not gamma > 0:
+    if not all(0 < number < math.inf for number in numbers.values()):
         raise InputError(f"got --control '{text}', expected numbers above 0")
-    return ControlRequest(match["name"], std, gamma)
+    if "std" in numbers and "tolerance" in numbers:
+        raise InputError(
+            f"got --control '{text}': ± is the tolerance of the scorer itself, and 'tolerance' that of a learned "
+            "predictor; leave one of them out"
+        )
+    return ControlRequest(match["name"], **numbers)
 
 
 def check_learnt_from(terms: Sequence[ControlTerm], half: str, data: str | None) -> None:

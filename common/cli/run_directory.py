@@ -141,7 +141,7 @@ class RunDirectory:
         A resumed run keeps its first record; each resumption is added under `resumed`.
         """
         record = {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join([_program(), *sys.argv[1:]]),
             "verb": self.verb,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "python": sys.version.split()[0],
@@ -210,6 +210,12 @@ def _worth_keeping(path: Path) -> bool:
     return any(
         file.parts[0] != "logs" and file.name not in records and not file.suffix.startswith(".sqlite") for file in files
     )
+
+
+def _program() -> str:
+    """The command as one types it: `shapegen`, also for `python -m shapegen`."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _version(name: str) -> str | None:

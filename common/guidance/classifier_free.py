@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ class ClassifierFree:
 
     null: Null
     scale: float = 1.0
+
+    # Nothing is asked then, where the model as it is asks for all.
+    acts_at_zero: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_scale(self.scale)

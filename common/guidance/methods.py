@@ -83,6 +83,11 @@ class Method:
         return tuple(_numbers({**GUIDANCES, **SELECTORS}[self.name]))
 
     @property
+    def acts_at_zero(self) -> bool:
+        """Whether scale 0 is not the model as it is."""
+        return getattr(GUIDANCES.get(self.name), "acts_at_zero", False)
+
+    @property
     def needs_gradient(self) -> bool:
         """Whether it follows the gradient of a reward."""
         return self.name in GUIDANCES and self.needs_reward
@@ -134,7 +139,7 @@ def build_guided_sampler(
     log_weight: NoisyLogWeight | None = None,
     weaker: DenoiserFunction | None = None,
 ) -> GuidedSampler:
-    """A sampler with these methods; one of scale 0 is left out, but for `cfg`, which then asks for nothing.
+    """A sampler with these methods; one of scale 0 is left out, unless that means something to it.
 
     Args:
         methods: guidances, the first nearest to the denoiser, and at most one selector.
@@ -151,7 +156,7 @@ def build_guided_sampler(
     selecting = [method.name for method in methods if method.selects]
     if len(selecting) > 1:
         raise InputError(f"got {' and '.join(selecting)}, expected at most one method that chooses among particles")
-    active = [method for method in methods if method.name == "cfg" or method.settings.get("scale", 1.0) != 0]
+    active = [method for method in methods if method.settings.get("scale", 1.0) != 0 or method.acts_at_zero]
     counted = {
         "reward": None if reward is None else CountedReward(reward),
         "log_weight": None if log_weight is None else Counted(log_weight),

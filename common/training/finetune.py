@@ -32,6 +32,8 @@ from common.training.watch import Watch
 _NEEDS_CONTROL = ("ctrl", "likelihood")
 # Short runs of pay-off samples come only part of the way, so that by default they aim further.
 _RGDM_TAU = 0.27
+# Values that a state's candidates are weighed for where controls are learnt: nearly for nothing, see `Rgdm`.
+_VALUES_EACH = 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class Method:
                 )
             settings.setdefault("value", ValueNetwork(n_channels))
         sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
+        if name == "rgdm" and terms:
+            settings.setdefault("values_each", _VALUES_EACH)
+        elif "values_each" in settings and name == "rgdm":
+            raise InputError("'values_each' is about what controls are asked for; leave it out, or give --control")
         if name == "backprop":
             settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
         tau = self.tau if self.tau is not None else _RGDM_TAU if name == "rgdm" and not terms else 1.0

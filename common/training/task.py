@@ -44,11 +44,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ControlRequest:
-    """One `--control` as typed: the quantity, the std where the scorer itself decides, and gamma."""
+    """One `--control` as typed: the quantity, the std where the scorer itself decides, gamma, and the tolerance where a
+    learned predictor does."""
 
     name: str
-    std: float | None
-    gamma: float
+    std: float | None = None
+    gamma: float = 1.0
+    tolerance: float = 0.0
 
 
 class Task(Protocol):

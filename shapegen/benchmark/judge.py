@@ -28,7 +28,7 @@ from shapegen.benchmark.measure import DROPS, PIECES, measure_many
 from shapegen.data.codec import ShapeCodec
 from shapegen.data.files import read_shapes
 from shapegen.data.shapes import METRES, UNITLESS, ShapeSet
-from shapegen.data.sources import load_data, split_data
+from shapegen.data.sources import load_data, options_of_training, split_data
 from shapegen.families.labels import LABELS
 from shapegen.metrics.distances import distance_matrix, distance_pool
 from shapegen.metrics.protocols import Protocol
@@ -90,13 +90,10 @@ class ShapeJudge:
 
     @cached_property
     def _parts(self) -> tuple[ShapeSet, ShapeSet]:
-        # The base's own data are read as they were for it.
-        own = self._base.get("data") == self._benchmark.data
-        known = self._base.get("data_options", {}) if own else {}
+        known = options_of_training(self._base, self._benchmark.data)
         report = load_data(
-            self._benchmark.data, data_folder=self._benchmark.data_folder, points=_POINTS,
-            count_per_class=_COUNT_PER_CLASS, workers=self._workers, unit=known.get("unit"), up=known.get("up", "z"),
-            classes=known.get("classes"), seed=known.get("seed", 0),
+            self._benchmark.data, data_folder=self._benchmark.data_folder, workers=self._workers,
+            **{**known, "points": _POINTS, "count_per_class": _COUNT_PER_CLASS},
         )  # fmt: skip
         parts = split_data(report)
         if not len(parts["test"]):

@@ -191,12 +191,12 @@ def _comparison_sets(options: EvaluateOptions, model: Mapping[str, Any]) -> tupl
     if options.train:
         if not options.reference:
             raise InputError("got --train without --reference; name the held-out shapes by --reference")
-        return _load(options, options.reference).shapes, _load(options, options.train).shapes
+        return _load(options, options.reference, {}).shapes, _load(options, options.train, {}).shapes
     name = options.reference or model.get("data")
     if not name:
         raise InputError("nothing to compare with; name a data set, a folder or a file: --reference FOLDER")
     own = name == model.get("data")
-    report = _load(options, name, model.get("data_options") if own else None)
+    report = _load(options, name, model)
     parts = split_data(report)
     if not len(parts["test"]):
         raise InputError(f"{name} has no test part: too few shapes to hold any out; give --reference and --train")
@@ -211,12 +211,11 @@ def _comparison_sets(options: EvaluateOptions, model: Mapping[str, Any]) -> tupl
     return report.shapes.select(parts["test"]), train
 
 
-def _load(options: EvaluateOptions, name: str, trained_with: Mapping[str, Any] | None = None) -> ReadReport:
-    """A data set, with the options of the model's training where none are typed."""
-    from shapegen.data.sources import COUNT_PER_CLASS, POINTS, load_data
+def _load(options: EvaluateOptions, name: str, model: Mapping[str, Any]) -> ReadReport:
+    """A data set, with the options of the model's training, where it is its own and none are typed."""
+    from shapegen.data.sources import load_data, options_of_training
 
-    known = {"points": POINTS, "count_per_class": COUNT_PER_CLASS, "unit": None, "up": "z", "classes": None, "seed": 0}
-    known |= dict(trained_with or {})
+    known = options_of_training(model, name)
     typed = {
         "points": options.points, "count_per_class": options.count_per_class, "unit": options.unit,
         "classes": options.classes, "up": options.up,

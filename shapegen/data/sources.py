@@ -176,6 +176,18 @@ def load_data(
     return read_shapes(data, unit=unit, up=up, **options)
 
 
+def options_of_training(description: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Options of `load_data` by which a model's own data were read when it learnt; the defaults for any other data.
+
+    Args:
+        description: of the model.
+        data: name or path.
+    """
+    known = description.get("data_options", {}) if data == description.get("data") else {}
+    defaults = {"points": POINTS, "count_per_class": COUNT_PER_CLASS, "unit": None, "up": "z", "classes": None}
+    return {**defaults, "seed": 0, **known}
+
+
 def split_data(report: ReadReport, seed: int = 0, half: str = "all") -> dict[str, np.ndarray]:
     """Part (`train`, `val`, `test`) -> sorted indices: the published split where there is one, else 80/10/10 by seed.
 

@@ -21,8 +21,10 @@ from common.benchmark.runner import TrialRecord, records_of
 from common.benchmark.spending import Spending, stated
 from common.benchmark.table import make_table
 from common.benchmark.verdict import Column, Verdict, combine, mean, median_with_failures
+from common.cli.finetune import parse_control
 from common.errors import InputError
 from common.metrics import Metric, proportion
+from common.training.task import ControlRequest
 
 PUBLISHED = {
     "title": "Numbers", "protocol": "By hand.", "n": "10", "columns": {"x": "x [m]"},
@@ -48,6 +50,7 @@ def test_a_configuration_survives_its_file_and_names_the_nearest_key(tmp_path):
         ("model: m\ntargets: x=1", "expected a list of texts"),
         ("model: m\nseeds: 0", "expected a number from 1 on"),
         ("model: m\ngammas: {gap: -1}", "gammas: gap: -1, expected a number above 0"),
+        ("model: m\ntolerances: {gap: a}", "tolerances: gap: 'a', expected a number above 0"),
         ("model: m\nmethods: [a, a]", "'a' stands there twice"),
         ("model: m\nsettings: {a: {generat: {}}}", "did you mean 'generate'"),
         ("name: x", "names no 'model'"),
@@ -59,6 +62,14 @@ def test_a_configuration_survives_its_file_and_names_the_nearest_key(tmp_path):
             read_benchmark(tmp_path / "wrong.yaml")
     with pytest.raises(InputError, match="no such file"):
         read_benchmark(tmp_path / "none.yaml")
+
+
+def test_a_control_is_asked_for_with_its_tolerance_and_weight():
+    plain = benchmark(targets=("gap=4±0.2", "mu=2±0.1"))
+    assert plain.control("gap") == "gap"
+    said = replace(plain, tolerances={"gap": 0.3}, gammas={"gap": 0.5, "mu": 2.0})
+    assert parse_control(said.control("gap")) == ControlRequest("gap", gamma=0.5, tolerance=0.3)
+    assert parse_control(said.control("mu")) == ControlRequest("mu", gamma=2.0)
 
 
 def test_options_become_flags():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from contracts.rewards import assert_reward
 from contracts.worlds import SCHEDULE, noise_source
 from torch import nn
 
-from common.algorithms import Backprop, Ctrl, PolicyGradient
+from common.algorithms import Backprop, Ctrl, PolicyGradient, Rgdm
 from common.algorithms.ctrl import ControlReward, ControlTerm
 from common.algorithms.path_consistency import PathConsistency, ValueNetwork
-from common.algorithms.rollout import rollout_sampler
+from common.algorithms.rollout import kernel, rollout_sampler
 from common.diffusion import X0, Denoiser, Euclidean, Process, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.diffusion.embedding import time_features
@@ -73,7 +74,7 @@ def sample(denoiser, state: State, seed: int = 0) -> torch.Tensor:
     return sampler.sample(denoiser, state.mask, 2, noise, state.condition).x[:, 0]
 
 
-def fit(inner, iterations: int, null_share: float) -> ControlledDenoiser:
+def fit(inner, iterations: int, null_share: float, chains: int = 192, updates: int = 1) -> ControlledDenoiser:
     torch.manual_seed(0)
     base = Denoiser(AnalyticNetwork().double(), PROCESS, X0())
     ctrl = Ctrl(inner, controls(), null_share=null_share)
@@ -83,12 +84,13 @@ def fit(inner, iterations: int, null_share: float) -> ControlledDenoiser:
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
     for _ in range(iterations):
         experience = ctrl.collect(
-            policy, policy.uncontrolled, ctrl.reward, batch(192), noise_source(generator), generator
+            policy, policy.uncontrolled, ctrl.reward, batch(chains), noise_source(generator), generator
         )
-        loss, _ = ctrl.loss(policy, policy.uncontrolled, experience)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        for part in experience.minibatches(updates, generator):
+            loss, _ = ctrl.loss(policy, policy.uncontrolled, part)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
         decay.step()
     return policy
 
@@ -145,6 +147,19 @@ def test_the_reward_is_a_sum_of_weighted_log_likelihoods():
     assert not reward(State(asked.x, asked.mask)).values.any()
 
 
+def test_a_tolerance_bounds_how_sure_a_predictor_can_be():
+    term = controls()[0]
+    state = batch(3, y1=1.0).replace(x=torch.tensor([[[0.0, 0.0]], [[0.5, 0.0]], [[1.0, 0.0]]], dtype=torch.float64))
+    tolerant = replace(term, tolerance=0.3)
+    law = torch.distributions.Normal(state.x[:, 0, 0], math.hypot(NOISE, 0.3), validate_args=False)
+    torch.testing.assert_close(tolerant.log_prob(state), law.log_prob(state.condition["y1"]))
+    assert torch.equal(replace(term, tolerance=0.0).log_prob(state), term.log_prob(state))
+    with pytest.raises(InputError, match="got tolerance -1"):
+        replace(term, tolerance=-1)
+    with pytest.raises(InputError, match="0 of a class"):
+        ControlTerm(Control("kind", classes=3), lambda state: state.x[:, 0], torch.tensor([0, 2]), tolerance=0.1)
+
+
 def test_the_reward_of_a_class():
     control = Control("family", classes=3)
     logits = lambda state: torch.stack([state.x[:, 0, 0], state.x[:, 0, 1], 0 * state.x[:, 0, 0]], dim=1)  # noqa: E731
@@ -198,6 +213,105 @@ def test_gamma_is_the_knob():
         Ctrl(Backprop(rollout_sampler(PROCESS, STEPS), tau=0.1), controls())
     with pytest.raises(InputError, match="gamma"):
         ControlTerm(Control("y"), controls()[0].predictor, torch.zeros(3), gamma=0.0)
+
+
+def asking(count: int, y1: float, y2: float) -> dict[str, torch.Tensor]:
+    return dict(batch(count, y1=y1, y2=y2).condition)
+
+
+def controlled(seed: int = 0) -> ControlledDenoiser:
+    """A policy whose steps depend on what is asked for."""
+    torch.manual_seed(seed)
+    policy = ControlledDenoiser(
+        Denoiser(AnalyticNetwork().double(), PROCESS, X0()), [term.control for term in controls()], rank=4
+    )
+    with torch.no_grad():
+        for parameter in policy.branch.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, dtype=parameter.dtype))
+        for adapter in policy.adapters:
+            adapter.up.add_(0.05 * torch.randn(adapter.up.shape, dtype=adapter.up.dtype))
+    return policy
+
+
+@pytest.mark.parametrize("target", ["policy", "kl", "payoff"])
+def test_candidates_drawn_for_one_value_tell_what_another_would_have_learnt(target):
+    """Many candidates at two states: the same mean as from candidates that were drawn for the other value."""
+    policy, reward = controlled(), ControlReward(controls())
+    rgdm = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, target=target, candidates=60_000)
+    before = batch(2).replace(
+        x=torch.tensor([[[0.4, -0.8]], [[-1.2, 0.3]]], dtype=torch.float64), condition=asking(2, 0.8, -0.5)
+    )
+    steps = torch.tensor([3, 7])
+    generator = torch.Generator().manual_seed(0)
+    drawn = rgdm.propose(policy, policy.uncontrolled, before, steps, generator)
+    other = asking(2, -0.7, 0.6)
+    found = rgdm.weigh(policy, reward, drawn, other)
+    direct = rgdm.draw(policy, policy.uncontrolled, reward, before.replace(condition=other), steps, generator)
+    own = rgdm.weigh(policy, reward, drawn)
+    assert found.before.condition is other
+    if target == "payoff":
+        # No law but that of the rewards, so that it matters where the candidates are: here the same ones.
+        assert torch.equal(found.after, own.after)
+        assert not torch.allclose(found.weights, own.weights)
+    else:
+        torch.testing.assert_close(found.mean(), direct.mean(), rtol=0, atol=0.03)
+        assert (own.mean() - direct.mean()).norm() > 0.2
+    # What has been scored is neither drawn nor scored again.
+    assert found.cost.reward_calls == 0
+    assert found.cost.evaluations == (2 if target == "policy" else 0)
+
+
+def test_candidates_that_the_other_value_would_never_give_teach_it_nothing():
+    policy, reward = controlled(), ControlReward(controls())
+    rgdm = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, candidates=4)
+    before = batch(1, y1=0.8, y2=-0.5)
+    drawn = rgdm.propose(policy, policy.uncontrolled, before, torch.tensor([6]), torch.Generator().manual_seed(0))
+    far = replace(drawn, proposal=replace(drawn.proposal, mean=drawn.proposal.mean + 1000.0))
+    other = asking(1, -0.7, 0.6)
+    found = rgdm.weigh(policy, reward, far, other)
+    own_step = kernel(policy, rgdm.sampler, before.replace(condition=other), torch.tensor([6]))
+    torch.testing.assert_close(found.mean(), own_step.mean, rtol=0, atol=1e-6)
+
+
+def test_each_chain_teaches_several_values():
+    ctrl = Ctrl(Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, visited=3, values_each=4), controls(), null_share=0.2)
+    policy, looked = controlled(), []
+
+    def counting(predictor):
+        return lambda state: looked.append(len(state)) or predictor(state)
+
+    ctrl = replace(ctrl, terms=tuple(replace(term, predictor=counting(term.predictor)) for term in ctrl.terms))
+    generator = torch.Generator().manual_seed(0)
+    single = replace(ctrl, inner=replace(ctrl.inner, values_each=1))
+    costs = []
+    for algorithm in (ctrl, single):
+        looked.clear()
+        experience = algorithm.collect(
+            policy, policy.uncontrolled, algorithm.reward, batch(5), noise_source(generator), generator
+        )
+        # Both predictors have seen each candidate once.
+        assert looked == [60, 60]
+        costs.append(experience.cost)
+        rows = 15 * algorithm.inner.values_each
+        assert len(experience) == len(experience.condition["y1"]) == rows
+        assert experience.extra["usable"].all()
+    assert len(experience.condition["y1"][:15].nan_to_num().unique()) <= 5
+    # One evaluation more for each state and value.
+    assert costs[0].reward_calls == costs[1].reward_calls
+    assert costs[0].evaluations == costs[1].evaluations + 45
+
+
+def test_a_chain_that_teaches_four_values_needs_fewer_chains():
+    """480 chains, and five updates after every 16 of them: how far the two means answer what is asked for."""
+    gaps = []
+    for values_each in (1, 4):
+        inner = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, look_ahead=2, values_each=values_each)
+        policy = fit(inner, 30, null_share=0.0, chains=16, updates=5)
+        found = [sample(policy, batch(1000, y1=y, y2=-y)).mean(dim=0) for y in (-1.0, 1.0)]
+        gaps.append(float((found[1] - found[0])[0] - (found[1] - found[0])[1]) / 2)
+    # The posterior's would be 1.6: y and 0.8 of it.
+    assert gaps[1] > 0.6
+    assert gaps[1] > 2 * gaps[0]
 
 
 def test_what_its_inner_method_learns_is_learnt():
