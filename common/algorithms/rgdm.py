@@ -26,10 +26,10 @@ estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s
 or of a short chain of the reference (`look_ahead` > 1), which draws x_0 but for its last estimate. As it grows to all
 the steps left the weights get the right mean, E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
 
-Under `Ctrl` the candidates of a state are weighed for `values_each` values that might be asked for, not for the one that
-its chain was drawn for alone. Of candidates of one direction in hundreds of dimensions most of what is learnt is noise,
-and of few chains what all values have in common; here the noise is the same for all, and what is left is how values
-differ. They were drawn from another value's step: densities weigh them for their own.
+Under `Ctrl` the candidates of a state are weighed for `values_each` values that might be asked for, not for its chain's
+alone. With a few candidates in hundreds of dimensions most of what a state teaches is noise, and what few chains teach
+is what all values have in common; here the noise is the same for all values, and how they differ is left. Candidates
+come from another value's step then, and its density is divided out.
 
 Known biases: with a short look-ahead the spread of x_0 is too small and the tilt too strong (see the closed-form
 suite). The weight p_ref / proposal spreads with the degrees of freedom: explore_std far from 1 leaves few effective

@@ -57,6 +57,16 @@ def test_a_run_has_its_options_its_verb_and_its_facts(folder):
     assert (record["verb"], record["content_hash"]) == ("make", "a")
 
 
+@pytest.mark.parametrize("typed", ["/usr/bin/molgen", "/lib/site-packages/molgen/__main__.py"])
+def test_a_run_says_the_command_as_one_types_it(tmp_path, monkeypatch, typed):
+    monkeypatch.setattr("sys.argv", [typed, "make", "--name", "two words"])
+    with RunDirectory.begin(tmp_path / "run", "make", Options()) as directory:
+        directory.record(Options())
+        directory.write_provenance()
+        assert directory.read_json("run.json")["command"] == "molgen make --name 'two words'"
+        (tmp_path / "run" / "made.txt").write_text("")
+
+
 def test_an_existing_run_is_kept_unless_it_shall_be_replaced(folder):
     with pytest.raises(InputError, match="exists and is kept; --overwrite replaces it, --resume goes on with it"):
         make(folder, "new")

@@ -308,7 +308,7 @@ def test_the_bounds_are_those_that_were_published():
 
 
 @pytest.mark.skipif(not STEERED, reason="generate has no guidance yet")
-@pytest.mark.parametrize("name", ["gdb7-quick", "gdb7-full", "qm9-properties"])
+@pytest.mark.parametrize("name", ["gdb7-quick", "gdb7-full", "gdb7-labels", "gdb7-properties", "qm9-properties"])
 def test_configurations_that_ship_are_sound(name):
     benchmark = read_benchmark(CONFIGS / f"{name}.yaml")
     completed = benchmark.completed(DOMAIN.tasks[benchmark.task].options(benchmark))

@@ -172,7 +172,9 @@ def test_the_worker_of_the_judge_imports_no_torch():
     }
 
 
-@pytest.mark.parametrize("name", ["shapes-quick", "shapes-proportion"])
+@pytest.mark.parametrize(
+    "name", ["shapes-quick", "shapes-proportion", "shapes-properties", "ldraw-quick", "ldraw-proportion"]
+)
 def test_configurations_that_ship_are_sound(name):
     benchmark = read_benchmark(ROOT / "configs" / "benchmarks" / f"{name}.yaml")
     trials = planned(benchmark, DOMAIN, Path("runs/x"))
