@@ -14,7 +14,8 @@ posterior (the authors' code averages it over 16,384 dimensions: its effective g
 the offline sets, control by control; a share of them is spread evenly over the set's range instead, for the law of y
 changes nothing about p(x | y) and values that few samples have are the hardest to learn; each is left out with
 probability `null_share`, so that controls also work alone.
-The training itself is `Backprop`, the paper's, or any other algorithm here.
+The training itself is `Backprop`, the paper's, or any other algorithm here; with `Rgdm` what a state's candidates are
+worth is asked for several values at once, for p(y | x) of samples that have been scored costs nothing.
 
 Known biases: those of the inner method; and the predictor's, which the policy will find: judge by another.
 """
@@ -31,11 +32,11 @@ from common.algorithms.algorithm import Algorithm, Policy
 from common.algorithms.experience import Experience
 from common.algorithms.rgdm import Rgdm
 from common.diffusion import DenoiserFunction, Sampler, State
-from common.diffusion.control import Control, Predicted
+from common.diffusion.control import Control
 from common.diffusion.sampler import NoiseSource
 from common.errors import InputError
 from common.predictors import Predictor
-from common.rewards import Measure, Reward, RewardResult
+from common.rewards import Measure, Remembering, Reward, RewardResult
 
 # Quantiles of the outcomes between which targets are spread evenly: no outlier stretches the range.
 _EVEN_RANGE = (0.01, 0.99)
@@ -127,7 +128,7 @@ class ControlReward:
         if not terms or len(set(names)) < len(names):
             raise InputError(f"got terms for {names}, expected at least one, each for a control of its own")
         self.terms = tuple(terms)
-        self._remembering = tuple(_Remembering(term.predictor) for term in terms)
+        self._remembering = tuple(Remembering(term.predictor) for term in terms)
 
     @property
     def differentiable(self) -> bool:
@@ -240,24 +241,6 @@ class Ctrl:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm`."""
         return self.inner.loss(policy, reference, experience)
-
-
-class _Remembering:
-    """A predictor that looks once at samples that it is given again, whatever else is asked of them."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self._last: tuple[Tensor, Tensor, Predicted] | None = None
-
-    def __call__(self, state: State) -> Predicted:
-        if self._last is not None and self._last[0] is state.x and self._last[1] is state.mask:
-            return self._last[2]
-        predicted = self._predictor(state)
-        # What carries a graph is not kept: it can be gone through once.
-        parts = [predicted] if isinstance(predicted, Tensor) else list(predicted)
-        kept = not any(part.requires_grad for part in parts)
-        self._last = (state.x, state.mask, predicted) if kept else None
-        return predicted
 
 
 def _on(device: torch.device, asked: Mapping[str, Tensor]) -> dict[str, Tensor]:

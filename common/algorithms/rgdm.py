@@ -332,7 +332,7 @@ class Rgdm(FromChains):
         # less as the tilt is smaller than that of K candidates of the same weight, so that the two settle at one law.
         pull = self.anchor * (1 - plain.square().sum(dim=1)) / (1 - 1 / self.candidates)
         centre = centre + pull[:, None, None] * (drawn.base.mean - prior.mean)
-        # Of something else that is asked for, samples that have been scored say what they are: see `ControlReward`.
+        # Of something else that is asked for, samples that have been scored say what they are: see `Remembering`.
         cost = Cost(reward_calls=0 if other else len(rows), evaluations=policy.evaluations)
         return Candidates(
             before, drawn.steps, drawn.after.unflatten(0, split), centre, scored.values.unflatten(0, split), weights,

@@ -14,7 +14,7 @@ from common.rewards.conditions import (
 )
 from common.rewards.goals import Category, Goal, Maximise, Range, Target
 from common.rewards.quantity import Quantity, find_quantity
-from common.rewards.reward import FunctionReward, Reward, RewardResult, SummedReward, check_gradient
+from common.rewards.reward import FunctionReward, Remembering, Reward, RewardResult, SummedReward, check_gradient
 from common.rewards.typed import TypedReward, conditions_of
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Objective",
     "Quantity",
     "Range",
+    "Remembering",
     "Reward",
     "RewardResult",
     "Score",

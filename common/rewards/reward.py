@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from common.diffusion import State
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,33 @@ class SummedReward:
             parts |= result.parts
             failures.update(result.failures)
         return RewardResult(total, valid, parts, failures)
+
+
+class Remembering(Generic[T]):
+    """A function of states that looks once at samples that it is given again, whatever else is asked of them.
+
+    Only where no gradients are recorded: a graph can be gone through once.
+
+    Args:
+        function: such as a predictor or a `Reward`, that goes by what the samples are.
+    """
+
+    def __init__(self, function: Callable[[State], T]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, Tensor, T] | None = None
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Reward`."""
+        return getattr(self._function, "differentiable", True)
+
+    def __call__(self, state: State) -> T:
+        """What the function says of B states."""
+        if torch.is_grad_enabled():
+            return self._function(state)
+        if self._last is None or self._last[0] is not state.x or self._last[1] is not state.mask:
+            self._last = state.x, state.mask, self._function(state)
+        return self._last[2]
 
 
 def checked_values(name: str, values: Tensor, count: int) -> Tensor:

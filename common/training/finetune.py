@@ -21,7 +21,7 @@ from common.diffusion import Denoiser, Process
 from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.named import build, nearest
-from common.rewards import Reward, SummedReward
+from common.rewards import Remembering, Reward, SummedReward
 from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit
 from common.training.module import BatchSource, Guide, Pieces
@@ -163,7 +163,7 @@ def reward_of(algorithm: Algorithm, reward: Reward | None) -> Reward:
     if isinstance(algorithm, Conditional) and reward is not None:
         raise InputError("method 'likelihood' learns from labelled data and knows no reward; leave --target out")
     if isinstance(algorithm, Ctrl | Conditional):
-        reward = algorithm.reward if reward is None else SummedReward((algorithm.reward, reward))
+        reward = algorithm.reward if reward is None else SummedReward((algorithm.reward, Remembering(reward)))
     if reward is None:
         raise InputError("nothing to aim at; give --target or --control")
     if algorithm.needs_gradient:

@@ -21,6 +21,7 @@ from common.diffusion.control import Control, ControlledDenoiser
 from common.diffusion.embedding import time_features
 from common.errors import InputError
 from common.predictors.calibration import coverage_error, expected_calibration_error, softmax_temperature, std_scale
+from common.rewards import Remembering
 
 PROCESS = Process(SCHEDULE, Euclidean())
 LAW = GaussianLaw(PROCESS, torch.zeros(1, 2, dtype=torch.float64), 0.8)
@@ -299,6 +300,21 @@ def test_each_chain_teaches_several_values():
     # One evaluation more for each state and value.
     assert costs[0].reward_calls == costs[1].reward_calls
     assert costs[0].evaluations == costs[1].evaluations + 45
+
+
+def test_what_is_remembered_is_what_these_samples_are():
+    looked = []
+    function = Remembering(lambda state: looked.append(len(state)) or state.x.sum(dim=(1, 2)))
+    first, second = batch(2, y1=1.0), batch(2, y1=1.0)
+    with torch.no_grad():
+        assert torch.equal(function(first), function(first.replace(condition=asking(2, 3.0, 4.0))))
+        function(second)
+        function(first)
+    assert looked == [2, 2, 2]
+    x = first.x.requires_grad_(True)
+    for _ in range(2):
+        torch.autograd.grad(function(first.replace(x=x)).sum(), x)
+    assert len(looked) == 5
 
 
 def test_a_chain_that_teaches_four_values_needs_fewer_chains():
