@@ -1,31 +1,41 @@
 """How near each algorithm comes to the tilted law in worlds where that law is known.
 
-    python benchmarks/closed_form.py [--worlds gaussian,centred,mixture] [--methods rgdm,backprop] [--seeds 3]
+    python benchmarks/closed_form.py [--worlds gaussian,centred,mixture,controls] [--methods rgdm,backprop] [--seeds 3]
 
 The worlds and the trainer are those of the tests (`tests/contracts`). `gaussian` is one point on a plane; `centred` has
 two and three points of four channels, padding, and no centre of mass on three channels; `mixture` has two modes on the
 line, whose weights change over. A distance is KL(samples || tilted law) per degree of freedom after the moments, of the
 mixture the Wasserstein-1 distance in units of x; both of 6,000 samples. The tilted law is that of the base's own chain
 of steps. Mean and range over the seeds.
+
+`controls` has two inputs that CTRL learns from pay-off samples, each state's candidates weighed for one value or for
+several (`values_each`): mean KL to the posterior in nats a channel, over three questions.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from contracts import control_world
 from contracts.tilted_cases import CASES, CENTRED, EUCLIDEAN, MIXTURE
 from contracts.worlds import GaussianWorld, noise_source, train
 
+from common.algorithms import Rgdm
+from common.algorithms.rollout import rollout_sampler
 from common.diffusion import State
 
 _SAMPLES = 6000
+# Of the world `controls`: chains of an iteration, and iterations.
+_CHAINS = ((16, 60), (48, 60), (48, 200))
 # name -> (world, iterations, how it is trained beside the defaults).
 WORLDS = {
     "gaussian": (EUCLIDEAN, 80, {}),
@@ -36,7 +46,7 @@ WORLDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--worlds", default=",".join([*WORLDS, "controls"]))
     parser.add_argument("--methods", default="", help="names up to a comma in CASES, joined by commas; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
@@ -44,7 +54,10 @@ def main() -> None:
     wanted = set(filter(None, options.methods.split(",")))
     cases = {name: case for name, case in CASES.items() if not wanted or name.split(",")[0] in wanted}
     for name in options.worlds.split(","):
-        _show(name, cases, options.seeds)
+        if name == "controls":
+            _show_controls(options.seeds)
+        else:
+            _show(name, cases, options.seeds)
 
 
 def _show(name: str, cases: dict, seeds: int) -> None:
@@ -62,6 +75,27 @@ def _show(name: str, cases: dict, seeds: int) -> None:
         print(
             f"| {method} | {mean:.4f} ({min(distances):.4f} to {max(distances):.4f}) | {iterations} | "
             f"{cost.evaluations:,} | {cost.reward_calls:,} | {sum(run.seconds for run in runs) / seeds:.1f} |",
+            flush=True,
+        )
+
+
+def _show_controls(seeds: int) -> None:
+    print("\ncontrols\n\n| chains | values a state | KL, nats a channel | evaluations | CPU s |\n|---|---|---|---|---|")
+    sampler = rollout_sampler(control_world.PROCESS, control_world.STEPS)
+    for (chains, iterations), values in product(_CHAINS, (1, 2, 4, 8)):
+        inner = Rgdm(sampler, 1.0, look_ahead=3, values_each=values)
+        found, start = [], time.process_time()
+        for seed in range(seeds):
+            policy = control_world.fit(inner, iterations, null_share=0.3, chains=chains, updates=5, seed=seed)
+            divergences = control_world.divergences(policy)
+            found.append(sum(divergences) / len(divergences))
+        seconds = (time.process_time() - start) / seeds
+        evaluations = (
+            chains * iterations * (sampler.steps + inner.visited * (1 + values + inner.candidates * inner.look_ahead))
+        )
+        print(
+            f"| {chains * iterations:,} | {values} | {sum(found) / seeds:.3f} ({min(found):.3f} to {max(found):.3f}) | "
+            f"{evaluations:,} | {seconds:.1f} |",
             flush=True,
         )
 
