@@ -86,16 +86,13 @@ def _show_controls(seeds: int) -> None:
         inner = Rgdm(sampler, 1.0, look_ahead=3, values_each=values)
         found, start = [], time.process_time()
         for seed in range(seeds):
-            policy = control_world.fit(inner, iterations, null_share=0.3, chains=chains, updates=5, seed=seed)
+            policy, cost = control_world.fit(inner, iterations, null_share=0.3, chains=chains, updates=5, seed=seed)
             divergences = control_world.divergences(policy)
             found.append(sum(divergences) / len(divergences))
         seconds = (time.process_time() - start) / seeds
-        evaluations = (
-            chains * iterations * (sampler.steps + inner.visited * (1 + values + inner.candidates * inner.look_ahead))
-        )
         print(
             f"| {chains * iterations:,} | {values} | {sum(found) / seeds:.3f} ({min(found):.3f} to {max(found):.3f}) | "
-            f"{evaluations:,} | {seconds:.1f} |",
+            f"{cost.evaluations:,} | {seconds:.1f} |",
             flush=True,
         )
 

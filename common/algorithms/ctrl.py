@@ -23,7 +23,7 @@ Known biases: those of the inner method; and the predictor's, which the policy w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +75,11 @@ class ControlTerm:
                 f"control '{self.control.name}': got tolerance {self.tolerance}, expected 0 or more, and 0 of a class"
             )
 
-    def log_prob(self, state: State, predictor: Predictor | None = None) -> Tensor:
-        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked. `predictor` stands in for its
-        own."""
+    def log_prob(self, state: State) -> Tensor:
+        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked."""
         if not self.control.asked(state).any():
             return state.x.new_zeros(len(state))
-        predicted = (predictor or self.predictor)(state)
+        predicted = self.predictor(state)
         if self.tolerance and not isinstance(predicted, Tensor):
             std = torch.as_tensor(self.tolerance).to(predicted[1])
             return self.control.log_prob(state, (predicted[0], torch.hypot(self.scale * predicted[1], std)))
@@ -127,8 +126,7 @@ class ControlReward:
         names = [term.control.name for term in terms]
         if not terms or len(set(names)) < len(names):
             raise InputError(f"got terms for {names}, expected at least one, each for a control of its own")
-        self.terms = tuple(terms)
-        self._remembering = tuple(Remembering(term.predictor) for term in terms)
+        self.terms = tuple(replace(term, predictor=Remembering(term.predictor)) for term in terms)
 
     @property
     def differentiable(self) -> bool:
@@ -137,10 +135,7 @@ class ControlReward:
 
     def __call__(self, state: State) -> RewardResult:
         """See `Reward`; `parts` has log p of each control."""
-        parts = {
-            f"log p({term.control.name})": term.log_prob(state, predictor)
-            for term, predictor in zip(self.terms, self._remembering, strict=True)
-        }
+        parts = {f"log p({term.control.name})": term.log_prob(state) for term in self.terms}
         total = torch.stack([term.gamma * part for term, part in zip(self.terms, parts.values(), strict=True)]).sum(0)
         valid = torch.isfinite(total)
         failed = int((~valid).sum())

@@ -118,9 +118,9 @@ class Proposed:
         before: the M states.
         steps: (M,) long, their places among the sampler's times.
         after: (M K, N, D), the candidates of a state together.
-        ends: M K clean states that they lead to under the base.
-        proposal: that they were drawn from.
-        base: the base's step.
+        ends: M K clean states (M K, N, D) that they lead to under the base.
+        proposal: the law that they were drawn from, of M rows; its std is `explore_std` times the step's.
+        base: the base's step, of M rows.
         cost: of all this.
     """
 

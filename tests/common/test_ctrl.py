@@ -41,7 +41,7 @@ def test_several_controls_from_separate_sets_give_the_posterior():
     In nats a channel, the base is 0.4 to 1.5 away from the posterior. Of the 0.15 that are allowed, most is for the
     channel that nobody asks for: it weighs least in the objective and is the last to be learnt.
     """
-    policy = fit(Backprop(rollout_sampler(PROCESS, STEPS), checkpointed=False), 350, null_share=0.3)
+    policy, _ = fit(Backprop(rollout_sampler(PROCESS, STEPS), checkpointed=False), 350, null_share=0.3)
     assert max(divergences(policy)) < 0.15
     for asked in QUESTIONS:
         x = sample(policy, batch(6000, **asked))
@@ -51,7 +51,7 @@ def test_several_controls_from_separate_sets_give_the_posterior():
 
 
 def test_nothing_asked_is_the_base_after_training():
-    policy = fit(PolicyGradient(rollout_sampler(PROCESS, STEPS)), 3, null_share=0.3)
+    policy, _ = fit(PolicyGradient(rollout_sampler(PROCESS, STEPS)), 3, null_share=0.3)
     assert torch.equal(sample(policy, batch(50)), sample(policy.uncontrolled, batch(50)))
     assert not torch.equal(sample(policy, batch(50, y1=1.0)), sample(policy, batch(50)))
 
@@ -253,7 +253,7 @@ def test_a_chain_that_teaches_four_values_needs_fewer_chains():
     gaps = []
     for values_each in (1, 4):
         inner = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, look_ahead=2, values_each=values_each)
-        policy = fit(inner, 30, null_share=0.0, chains=16, updates=5)
+        policy, _ = fit(inner, 30, null_share=0.0, chains=16, updates=5)
         found = [sample(policy, batch(1000, y1=y, y2=-y)).mean(dim=0) for y in (-1.0, 1.0)]
         gaps.append(float((found[1] - found[0])[0] - (found[1] - found[0])[1]) / 2)
     # The posterior's would be 1.6: y and 0.8 of it.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from contracts.oracle import GaussianLaw
-from contracts.worlds import SCHEDULE, noise_source
+from contracts.worlds import SCHEDULE, Moments, noise_source
 from torch import nn
 
 from common.algorithms import Ctrl
 from common.algorithms.ctrl import ControlTerm
 from common.algorithms.rollout import rollout_sampler
+from common.cost import Cost
 from common.diffusion import X0, Denoiser, Euclidean, Process, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.diffusion.embedding import time_features
@@ -71,8 +70,8 @@ def sample(denoiser, state: State, seed: int = 0) -> torch.Tensor:
 
 def fit(
     inner, iterations: int, null_share: float, chains: int = 192, updates: int = 1, seed: int = 0
-) -> ControlledDenoiser:
-    """`inner` under CTRL: `iterations` batches of chains, each gone through in `updates` steps."""
+) -> tuple[ControlledDenoiser, Cost]:
+    """`inner` under CTRL: `iterations` batches of chains, each gone through in `updates` steps. And what that took."""
     torch.manual_seed(seed)
     base = Denoiser(AnalyticNetwork().double(), PROCESS, X0())
     ctrl = Ctrl(inner, controls(), null_share=null_share)
@@ -80,17 +79,19 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=0.02)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
+    cost = Cost()
     for _ in range(iterations):
         experience = ctrl.collect(
             policy, policy.uncontrolled, ctrl.reward, batch(chains), noise_source(generator), generator
         )
+        cost = cost + experience.cost
         for part in experience.minibatches(updates, generator):
             loss, _ = ctrl.loss(policy, policy.uncontrolled, part)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         decay.step()
-    return policy
+    return policy, cost
 
 
 def divergences(policy: ControlledDenoiser, count: int = 6000) -> list[float]:
@@ -102,8 +103,8 @@ def divergences(policy: ControlledDenoiser, count: int = 6000) -> list[float]:
     for asked in QUESTIONS:
         x = sample(policy, batch(count, **asked))
         for channel, name in enumerate(("y1", "y2")):
-            variance = posterior if name in asked else base
-            ratio = float(x[:, channel].var()) / variance
-            gap = float(x[:, channel].mean()) - slope * asked.get(name, 0.0)
-            found.append(0.5 * (ratio - 1 - math.log(ratio)) + gap**2 / (2 * variance))
+            samples = Moments(x[:, channel].mean()[None, None], float(x[:, channel].var()))
+            mean = torch.full_like(samples.mean, slope * asked.get(name, 0.0))
+            exact = Moments(mean, posterior if name in asked else base)
+            found.append(samples.kl(exact, 1, torch.ones(1, dtype=torch.bool)))
     return found
