@@ -83,10 +83,12 @@ def _show_controls(seeds: int) -> None:
     print("\ncontrols\n\n| chains | values a state | KL, nats a channel | evaluations | CPU s |\n|---|---|---|---|---|")
     sampler = rollout_sampler(control_world.PROCESS, control_world.STEPS)
     for (chains, iterations), values in product(_CHAINS, (1, 2, 4, 8)):
-        inner = Rgdm(sampler, 1.0, look_ahead=3, values_each=values)
+        inner = Rgdm(sampler, 1.0, look_ahead=3)
         found, start = [], time.process_time()
         for seed in range(seeds):
-            policy, cost = control_world.fit(inner, iterations, null_share=0.3, chains=chains, updates=5, seed=seed)
+            policy, cost = control_world.fit(
+                inner, iterations, null_share=0.3, chains=chains, updates=5, values_each=values, seed=seed
+            )
             divergences = control_world.divergences(policy)
             found.append(sum(divergences) / len(divergences))
         seconds = (time.process_time() - start) / seeds

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
+from common.algorithms.ctrl import ControlTerm
 from common.diffusion import Sampler, State
-from common.diffusion.control import Control, ControlledDenoiser
+from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.guidance import load_clean_predictor
+from common.predictors import Predictor
 from common.rewards import RewardResult, ScoreCache, without_predictors
 from common.training.labels import labelled_indices
 from common.training.module import BatchSource
@@ -137,17 +138,12 @@ class MoleculeTask:
 
     def _term(self, request: ControlRequest) -> ControlTerm:
         name, outcomes = self.outcomes(request.name)
-        control = Control.of_values(name, outcomes)
-        if request.std is not None:
-            predictor = MeasuredPredictor(self._measure([name]), name, request.std)
-            return ControlTerm(control, predictor, outcomes, gamma=request.gamma)
-        own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
-        if own is not None:
-            return ControlTerm(
-                control, own[0], outcomes, gamma=request.gamma, scale=own[1], tolerance=request.tolerance
-            )
-        learned = load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name)
-        return ControlTerm(control, learned, outcomes, gamma=request.gamma, tolerance=request.tolerance)
+
+        def learned() -> tuple[Predictor, float]:
+            own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
+            return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
+
+        return request.term(name, outcomes, lambda: self._measure([name]), learned)
 
     def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
         """The column of a property or scorer, and its values (M,) of the training molecules that may be learnt from."""

@@ -52,9 +52,10 @@ class ControlTerm:
         outcomes: (M,) the y of the offline set, from which training draws what to ask for.
         gamma: how strongly; 1 is the Bayes posterior.
         scale: calibration: factor of the std (`std_scale`), or temperature of the logits (`softmax_temperature`).
-        tolerance: how far off still counts as right, in the unit of a continuous y: a std that is added, in squares, to
-            the predictor's. A sure one says -5,000 nats of a value that is a std of the data off, and more where it is
-            surer: noise, to anything that learns from rewards.
+        tolerance: how far off still counts as right, in the unit of a continuous y, or as a share of it where the
+            control is logarithmic: a std that is added, in squares, to the predictor's. A sure one says -5,000 nats of
+            a value that is a std of the data off, and more where it is surer: noise, to anything that learns from
+            rewards.
     """
 
     control: Control
@@ -79,11 +80,7 @@ class ControlTerm:
         """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked."""
         if not self.control.asked(state).any():
             return state.x.new_zeros(len(state))
-        predicted = self.predictor(state)
-        if self.tolerance and not isinstance(predicted, Tensor):
-            std = torch.as_tensor(self.tolerance).to(predicted[1])
-            return self.control.log_prob(state, (predicted[0], torch.hypot(self.scale * predicted[1], std)))
-        return self.control.log_prob(state, predicted, self.scale)
+        return self.control.log_prob(state, self.predictor(state), self.scale, self.tolerance)
 
     def draw(
         self, count: int, generator: torch.Generator, null_share: float = 0.0, even_share: float = 0.0
@@ -93,30 +90,31 @@ class ControlTerm:
         drawn = outcomes[torch.randint(len(outcomes), (count,), generator=generator)]
         left_out = torch.rand(count, generator=generator) < null_share
         if even_share > 0 and not self.control.classes:
-            low, high = torch.quantile(outcomes, torch.tensor(_EVEN_RANGE, dtype=outcomes.dtype))
+            ends = torch.quantile(outcomes, torch.tensor(_EVEN_RANGE, dtype=outcomes.dtype))
+            low, high = ends.log() if self.control.log else ends
             even = torch.rand(count, generator=generator) < even_share
             spread = low + (high - low) * torch.rand(count, generator=generator).to(outcomes)
+            spread = spread.exp() if self.control.log else spread
             drawn = torch.where(even, spread, drawn)
         return torch.where(left_out, self.control.nothing(count).to(drawn.dtype), drawn)
 
 
 class MeasuredPredictor:
-    """A scorer as a predictor: y is what it measures, give or take `std`.
+    """A scorer as a predictor: y is what it measures, and nothing but a `ControlTerm`'s tolerance makes it uncertain.
 
     Args:
         measure: gives the quantity; see `common.rewards.Measure`.
         name: of the quantity.
-        std: in its unit; how far off still counts as right.
     """
 
-    def __init__(self, measure: Measure, name: str, std: float) -> None:
-        self._measure, self._name, self._std = measure, name, std
+    def __init__(self, measure: Measure, name: str) -> None:
+        self._measure, self._name = measure, name
         self.differentiable = measure.differentiable
 
     def __call__(self, state: State) -> tuple[Tensor, Tensor]:
-        """Mean (B,), NaN where it could not be measured, and std (B,)."""
+        """Mean (B,), NaN where it could not be measured, and std (B,), which is 0."""
         mean = self._measure(state).values[self._name].to(state.x.device, state.x.dtype)
-        return mean, torch.full_like(mean, self._std)
+        return mean, torch.zeros_like(mean)
 
 
 class ControlReward:
@@ -153,15 +151,23 @@ class Ctrl:
         terms: the controls.
         null_share: how often a control is left out; matters for several.
         even_share: how often a target is drawn evenly from the range of the outcomes.
+        values_each: values asked for that the candidates of one state are weighed for, under `Rgdm`; all but one cost
+            neither chains nor look-aheads.
     """
 
     inner: Algorithm
     terms: tuple[ControlTerm, ...]
     null_share: float = 0.0
     even_share: float = 0.0
+    values_each: int = 1
 
     def __post_init__(self) -> None:
         tau = getattr(self.inner, "tau", None)
+        if self.values_each < 1 or (self.values_each > 1 and not isinstance(self.inner, Rgdm)):
+            raise InputError(
+                f"got values_each {self.values_each} with {type(self.inner).__name__}, expected 1, or more with Rgdm: "
+                "no other method draws candidates"
+            )
         if tau != 1.0 or not 0 <= self.null_share < 1 or not 0 <= self.even_share <= 1:
             raise InputError(
                 f"got tau {tau}, null_share {self.null_share} and even_share {self.even_share}, expected 1 (set gamma "
@@ -217,7 +223,7 @@ class Ctrl:
         asked = self.draw(len(batch), generator)
         batch = batch.replace(condition={**batch.condition, **_on(batch.x.device, asked)})
         if isinstance(self.inner, Rgdm):
-            others = [_on(batch.x.device, self.draw(len(batch), generator)) for _ in range(self.inner.values_each - 1)]
+            others = [_on(batch.x.device, self.draw(len(batch), generator)) for _ in range(self.values_each - 1)]
             return self.inner.collect(policy, reference, reward, batch, noise, generator, others)
         return self.inner.collect(policy, reference, reward, batch, noise, generator)
 

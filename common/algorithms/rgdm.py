@@ -26,7 +26,7 @@ estimate x0_hat(x_s) (`look_ahead` 1), which ignores the spread of x_0 given x_s
 or of a short chain of the reference (`look_ahead` > 1), which draws x_0 but for its last estimate. As it grows to all
 the steps left the weights get the right mean, E_ref[exp(r(x_0) / tau) | x_s] = exp(v(x_s) / tau).
 
-Under `Ctrl` the candidates of a state are weighed for `values_each` values that might be asked for, not for its chain's
+Under `Ctrl` the candidates of a state are weighed for several values that might be asked for, not for its chain's
 alone. With a few candidates in hundreds of dimensions most of what a state teaches is noise, and what few chains teach
 is what all values have in common; here the noise is the same for all values, and how they differ is left. Candidates
 come from another value's step then, and its density is divided out.
@@ -150,8 +150,6 @@ class Rgdm(FromChains):
             gradient on average and less variance.
         visited: states a sample that are learnt from, out of its chain or of random times.
         anchor: for `policy`, share of the way back to the base's step in each round, from 0 to 1.
-        values_each: under `Ctrl`, values asked for that the candidates of one state are weighed for; all but one cost
-            neither chains nor look-aheads.
         epochs: see `Algorithm`.
     """
 
@@ -165,7 +163,6 @@ class Rgdm(FromChains):
     resample: bool = False
     visited: int = 8
     anchor: float = 0.2
-    values_each: int = 1
     epochs: int = 1
 
     def __post_init__(self) -> None:
@@ -176,10 +173,10 @@ class Rgdm(FromChains):
                 raise InputError(f"got {name} '{value}'{nearest(value, known)}; expected one of {', '.join(known)}")
         if not 0 <= self.anchor <= 1:
             raise InputError(f"got anchor {self.anchor}, expected 0 to 1")
-        if self.candidates < 2 or not min(self.look_ahead, self.visited, self.values_each, self.explore_std) >= 1:
+        if self.candidates < 2 or not min(self.look_ahead, self.visited, self.explore_std) >= 1:
             raise InputError(
-                f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited}, values_each "
-                f"{self.values_each} and explore_std {self.explore_std}; expected at least 2, 1, 1, 1 and 1"
+                f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited} and "
+                f"explore_std {self.explore_std}; expected at least 2, 1, 1 and 1"
             )
 
     @property

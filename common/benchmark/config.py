@@ -18,6 +18,7 @@ from common.named import build, nearest
 STAGES = ("classifier", "finetune", "generate")
 # What is said of log p of a control, quantity by quantity.
 _WEIGHTS = ("gammas", "tolerances")
+_SHARE = re.compile(r"(?!0+%)\d+(\.\d+)?%")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Benchmark:
         also: further targets, such as `maximise stable weight 2`, for all methods that see the reward as a number
             (choosing among candidates, fine-tuning towards a target), so that none pays for the property with them.
         gammas: quantity -> the weight of its log-likelihood where a control is learnt by reinforcement learning.
-        tolerances: quantity -> how far off still counts as right there, see `ControlTerm`.
+        tolerances: quantity -> how far off still counts as right there, a number or a text such as 20%; see
+            `ControlTerm`.
         judges: quantity -> the scorer that judges it, where the task leaves that to the benchmark.
         second_judges: quantity -> another scorer for it, such as a predictor that no method was trained on.
         classifier, finetune, generate: options of the verbs train-classifier, finetune and generate for all methods,
@@ -66,7 +68,7 @@ class Benchmark:
     rewards: Mapping[str, str] = field(default_factory=dict)
     also: str = ""
     gammas: Mapping[str, float] = field(default_factory=dict)
-    tolerances: Mapping[str, float] = field(default_factory=dict)
+    tolerances: Mapping[str, float | str] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
     second_judges: Mapping[str, str] = field(default_factory=dict)
     classifier: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +89,8 @@ class Benchmark:
                 raise InputError(f"benchmark '{self.name}': got {name} = {getattr(self, name)!r}, expected a mapping")
         weights = [(name, quantity, number) for name in _WEIGHTS for quantity, number in getattr(self, name).items()]
         for name, quantity, number in weights:
-            if not isinstance(number, int | float) or not number > 0:
+            share = name == "tolerances" and isinstance(number, str) and _SHARE.fullmatch(number)
+            if not share and (not isinstance(number, int | float) or not number > 0):
                 raise InputError(
                     f"benchmark '{self.name}': got {name}: {quantity}: {number!r}, expected a number above 0"
                 )

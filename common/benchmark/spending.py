@@ -76,7 +76,10 @@ def stated(run: Path) -> dict[str, float]:
         each = {"evaluations": generation.get("network_evaluations"), "reward_calls": generation.get("reward_calls")}
         if "guidance" not in generation:
             # Unguided sampling asks no reward and needs no label.
-            each |= {"reward_calls": 0, "labels": 0}
+            each["reward_calls"] = 0
+            found["labels"] = 0.0
+        elif _is_number(generation.get("labels")):
+            found["labels"] = float(generation["labels"])
         if _is_number(samples):
             found |= {name: float(value * samples) for name, value in each.items() if _is_number(value)}
     training = _read(run / "model" / "model.json").get("training")

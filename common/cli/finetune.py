@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CONTROL = re.compile(
-    r"(?P<name>[^\s=<>±,]+?)(?:\s*(?:±|\+/?-)\s*(?P<std>[\d.eE+-]+))?(?:\s+tolerance\s*=?\s*(?P<tolerance>[\d.eE+-]+))?"
+    r"(?P<name>[^\s=<>±,]+?)"
+    r"(?:(?:\s*(?P<measured>±|\+/?-)|\s+tolerance\s*=?)\s*(?P<tolerance>[\d.eE+-]+)(?P<percent>\s*%)?)?"
     r"(?:\s+weight\s*=?\s*(?P<gamma>[\d.eE+-]+))?"
 )
 
@@ -68,6 +69,10 @@ class FinetuneOptions(ParallelRunOptions):
     )
     even_share: float = option(0.7, "share of the chains that are asked for a value anywhere in the data's range, not "
                                     "drawn from the data (--control)", at_least=0, at_most=1)  # fmt: skip
+    values_each: int | None = option(
+        None, "values asked for that the candidates of one state are weighed for (--method rgdm --control; default: 4)",
+        at_least=1,
+    )  # fmt: skip
     rank: int = option(16, "rank of the adapters that are trained; 0 for all weights (without --control)", at_least=0)
     active_from: float = option(
         0.15, "adapters act at times from here to 1, noise; the base finishes a sample", at_least=0, at_most=1
@@ -113,14 +118,14 @@ class FinetuneOptions(ParallelRunOptions):
 
 
 def parse_control(text: str) -> ControlRequest:
-    """`gap`, `gap±0.2`, `gap tolerance 0.2`, `gap weight 2`; an `InputError` for anything else."""
+    """`gap`, `gap±0.2`, `gap tolerance 0.2`, `gap tolerance 20%`, `gap weight 2`; an `InputError` for anything else."""
     from common.training.task import ControlRequest
 
     match = _CONTROL.fullmatch(text.strip())
     try:
         if match is None:
             raise ValueError
-        numbers = {key: float(match[key]) for key in ("std", "tolerance", "gamma") if match[key] is not None}
+        numbers = {key: float(match[key]) for key in ("tolerance", "gamma") if match[key] is not None}
     except ValueError:
         raise InputError(
             f"cannot read --control '{text}'; expected such as gap, 'gap±0.2', 'gap tolerance 0.2', 'gap weight 2'; "
@@ -128,12 +133,10 @@ def parse_control(text: str) -> ControlRequest:
         ) from None
     if not all(0 < number < math.inf for number in numbers.values()):
         raise InputError(f"got --control '{text}', expected numbers above 0")
-    if "std" in numbers and "tolerance" in numbers:
-        raise InputError(
-            f"got --control '{text}': ± is the tolerance of the scorer itself, and 'tolerance' that of a learned "
-            "predictor; leave one of them out"
-        )
-    return ControlRequest(match["name"], **numbers)
+    relative = match["percent"] is not None
+    if relative:
+        numbers["tolerance"] /= 100
+    return ControlRequest(match["name"], **numbers, measured=match["measured"] is not None, relative=relative)
 
 
 def check_learnt_from(terms: Sequence[ControlTerm], half: str, data: str | None) -> None:
@@ -208,7 +211,8 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         null_share = 0.2 if len(options.control) > 1 else 0.0
     method = Method(
         options.method, options.tau, options.settings, options.rollout_steps, options.exponent,
-        null_share=null_share, even_share=options.even_share, active_from=active_from,
+        null_share=null_share, even_share=options.even_share,
+        values_each=options.values_each, active_from=active_from,
     )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
     if options.method != "likelihood":

@@ -127,13 +127,24 @@ def read_targets(options: GenerationOptions, controls: Collection[str], find: Fi
 
 
 def remark_on_inputs(controls: Sequence[Control], inputs: Mapping[str, float]) -> None:
-    """Warn of values, name of a control input -> value, that its data have nothing near."""
+    """Warn of values, name of a control input -> value, that its data have nothing near.
+
+    Raises:
+        InputError: a value that cannot be: of a positive quantity, 0 or less.
+    """
+    import torch
+
     for control in controls:
         value = inputs.get(control.name)
-        if value is None or control.classes or abs(value - control.mean) <= _FAR * control.std:
+        if value is None or control.classes:
             continue
+        if control.log and value <= 0:
+            raise InputError(f"got --target {control.name}={value:g}; expected more than 0")
+        if control.standardised(torch.tensor(value)).abs() <= _FAR:
+            continue
+        law = "mean %.3g, standard deviation %.3g" + (" of the logarithm" if control.log else "")
         logger.warning(
-            "%s = %g lies far outside of the data that the input was learnt from (mean %.3g, standard deviation %.3g)",
+            f"%s = %g lies far outside of the data that the input was learnt from ({law})",
             control.name, value, control.mean, control.std,
         )  # fmt: skip
 
@@ -236,8 +247,11 @@ def generation_facts(
     }
     everything = sum(map(len, made.parts))
     if guide is not None and everything:
+        methods = options.guidance_methods()
         facts |= {
-            "guidance": [str(method) for method in options.guidance_methods()],
+            "guidance": [str(method) for method in methods],
+            # What a reward or a classifier has learnt from is not known here.
+            **({} if any(method.needs_predictor for method in methods) else {"labels": 0}),
             "particles": guide.particles,
             "network_evaluations": round(made.cost.evaluations / everything, 2),
             "reward_calls": round(made.cost.reward_calls / everything, 2),

@@ -33,6 +33,10 @@ from common.named import build, nearest
 Predicted = tuple[Tensor, Tensor] | Tensor
 
 
+# Of the data's geometric mean; predictions of a positive quantity that are smaller, or negative, count as this.
+_LEAST_SHARE = 1e-6
+
+
 @dataclass(frozen=True)
 class Control:
     """Something that samples can be asked for, by `State.condition[name]`.
@@ -41,12 +45,15 @@ class Control:
         name: of the condition.
         classes: number of classes; 0 for a continuous value.
         mean, std: of a continuous value in the data; it is standardised by them.
+        log: of a positive value: it is its logarithm that is standardised, and that `log_prob` is about. For what
+            ranges over orders of magnitude, such as volumes: half and double are equally far off.
     """
 
     name: str
     classes: int = 0
     mean: float = 0.0
     std: float = 1.0
+    log: bool = False
 
     def __post_init__(self) -> None:
         if self.classes < 0 or self.classes == 1 or not self.std > 0:
@@ -56,9 +63,23 @@ class Control:
             )
 
     @classmethod
-    def of_values(cls, name: str, values: Tensor) -> Control:
-        """A continuous one, standardised by the values (M,) that data have of it."""
-        return cls(name, mean=float(values.mean()), std=float(values.std()))
+    def of_values(cls, name: str, values: Tensor, log: bool = False) -> Control:
+        """A continuous one, standardised by the values (M,) that data have of it.
+
+        Raises:
+            InputError: `log`, and a value is not positive.
+        """
+        if log and not (values > 0).all():
+            raise InputError(
+                f"control '{name}': got a tolerance in per cent, but its data have values from {float(values.min()):g} "
+                "on, of which a share says nothing; give a number"
+            )
+        values = values.log() if log else values
+        return cls(name, mean=float(values.mean()), std=float(values.std()), log=log)
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """Continuous values of any shape on a scale on which those of the data have mean 0 and standard deviation 1."""
+        return ((values.log() if self.log else values) - self.mean) / self.std
 
     def nothing(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """(count,) values that ask for nothing: NaN, or -1 for classes."""
@@ -73,15 +94,18 @@ class Control:
             return torch.zeros(len(state), dtype=torch.bool, device=state.x.device)
         if self.classes and (values >= self.classes).any():
             raise InputError(f"control '{self.name}': got class {int(values.max())}, expected below {self.classes}")
+        if self.log and (values <= 0).any():
+            raise InputError(f"control '{self.name}': got {float(values[values <= 0][0]):g}, expected more than 0")
         return values >= 0 if self.classes else ~torch.isnan(values)
 
-    def log_prob(self, state: State, predicted: Predicted, scale: float = 1.0) -> Tensor:
-        """(B,) log p(y | x) for y in the state's condition; 0 where nothing is asked.
+    def log_prob(self, state: State, predicted: Predicted, scale: float = 1.0, tolerance: float = 0.0) -> Tensor:
+        """(B,) log p(y | x) for y in the state's condition, or log p(log y | x) under `log`; 0 where nothing is asked.
 
         Args:
             state: B states.
-            predicted: of them.
+            predicted: of them; mean and std of y itself.
             scale: calibration: factor of the std, or temperature of the logits.
+            tolerance: of a continuous y: a std that is added, in squares, to the predictor's; under `log` a share of y.
         """
         asked = self.asked(state)
         mean = predicted if isinstance(predicted, Tensor) else predicted[0]
@@ -95,9 +119,16 @@ class Control:
             all_classes = (predicted / scale).log_softmax(dim=-1)
             found = all_classes.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
         else:
+            std, wanted = predicted[1] * scale, wanted.to(mean.dtype)
+            if self.log:
+                # To first order; a prediction that is not positive is no more than very small.
+                mean = mean.clamp(min=_LEAST_SHARE * math.exp(self.mean))
+                mean, std, wanted, tolerance = mean.log(), std / mean, wanted.log(), math.log1p(tolerance)
+            if tolerance:
+                std = torch.hypot(std, torch.as_tensor(tolerance).to(std))
             # A blank stands in for what is not asked, so that no NaN enters the gradient.
-            target = torch.where(asked, wanted.to(mean.dtype), mean.detach())
-            found = torch.distributions.Normal(mean, predicted[1] * scale, validate_args=False).log_prob(target)
+            target = torch.where(asked, wanted, mean.detach())
+            found = torch.distributions.Normal(mean, std, validate_args=False).log_prob(target)
         return torch.where(asked, found, torch.zeros_like(found))
 
 
@@ -142,7 +173,7 @@ class _Embedding(nn.Module):
         if self.control.classes:
             embedded = self.embed(values.clamp(min=0))
         else:
-            z = torch.where(asked, (values - self.control.mean) / self.control.std, torch.zeros_like(values))
+            z = torch.where(asked, self.control.standardised(values), torch.zeros_like(values))
             z = z.to(self.null.dtype)[:, None]
             # A quarter of a turn at 4 std from the mean for the lowest frequency: it tells all values apart.
             angles = z * (math.pi / 8) * z.new_tensor(self.frequencies)

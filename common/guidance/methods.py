@@ -103,6 +103,11 @@ class Method:
         return bool(_fields(self.name) & {"reward", "log_weight", "null"})
 
     @property
+    def needs_predictor(self) -> bool:
+        """Whether it may ask something that has learnt from labels: a reward's predictor, or a classifier."""
+        return bool(_fields(self.name) & {"reward", "log_weight"})
+
+    @property
     def selects(self) -> bool:
         """Whether it is a selector."""
         return self.name in SELECTORS

@@ -1,6 +1,7 @@
 """What people type about named quantities: targets to condition on, rewards to maximise, filters.
 
     gap=4.5          gap=4.5±0.2      gap=4.5+-0.2 eV      the value, with a tolerance
+    volume=2e-3±10%                                        the same, measured by ratios
     alpha<70         4<gap<5          alpha<70±2           a range; the tolerance softens its edges
     maximise qed     minimise sa_score from 1 to 6         as large or small as possible
     class=wheel                                            a label
@@ -32,7 +33,7 @@ Find = Callable[[str, "str | None"], Quantity]
 PREDICTED = "predicted_"
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_TOLERANCE = rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
+_TOLERANCE = rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER})(?P<percent>\s*%)?)?"
 # A unit holds no digit at its start, so that "4.5 0.2" is no value with a unit.
 _UNIT = r"(?:\s*(?P<unit>[^\W\d][^\s<>=±,]*))?"
 _NAME = r"(?P<name>[^\s<>=±,()]+)(?P<argument>\(.*\))?"
@@ -214,17 +215,23 @@ def _goal(kind: str, match: re.Match[str], quantity: Quantity, text: str) -> Goa
             raise InputError(f"got '{text}': both ends are {value:g}")
         # `minimise x from 6 to 1` says the same as `from 1 to 6`.
         return Maximise(_DIRECTIONS[match["verb"]], min(value, other), max(value, other))
-    tolerance = _tolerance(given.get("tolerance"), quantity, text)
     number = float(match["value"])
+    relative = given.get("percent") is not None
+    tolerance = _tolerance(given.get("tolerance"), quantity, text)
+    if relative and tolerance is not None:
+        least = min(edge for edge in (value, other) if edge is not None)
+        if least <= 0:
+            raise InputError(f"got '{text}': a share of {least:g} is no tolerance; say ± a number")
+        tolerance /= 100
     if kind == "target":
-        return Target(number, tolerance)
+        return Target(number, tolerance, relative)
     upper = (match["sign"] == "<") != (kind in ("reversed bound", "range"))
     if other is None:
-        return Range(None, number, tolerance) if upper else Range(number, None, tolerance)
+        return Range(None if upper else number, number if upper else None, tolerance, relative)
     low, high = (number, other) if not upper else (other, number)
     if low >= high:
         raise InputError(f"got '{text}': no value lies between {low:g} and {high:g}")
-    return Range(low, high, tolerance)
+    return Range(low, high, tolerance, relative)
 
 
 def _tolerance(typed: str | None, quantity: Quantity, text: str) -> float | None:

@@ -9,6 +9,7 @@ Three readings of the same goal serve three ways to combine goals (`common.rewar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+
+# Of a value that is asked for give or take a share of it; what is smaller, or negative, counts as this.
+_LEAST_SHARE = 1e-6
 
 
 class Goal(Protocol):
@@ -41,14 +45,17 @@ class Target:
     Attributes:
         value: in the quantity's unit.
         tolerance: the Gaussian's standard deviation; also how far off still counts as met.
+        relative: the tolerance is a share of the value, and the Gaussian that of log(v): half and double are equally
+            far off. For positive quantities that range over orders of magnitude, such as volumes.
     """
 
     value: float
     tolerance: float | None = None
+    relative: bool = False
 
     def score(self, values: Tensor) -> Tensor:
         """See `Goal`."""
-        return -0.5 * ((values - self.value) / _needed(self.tolerance, self)) ** 2
+        return -0.5 * self._off(values) ** 2
 
     def desirability(self, values: Tensor) -> Tensor:
         """See `Goal`."""
@@ -57,10 +64,17 @@ class Target:
     def met(self, values: Tensor) -> Tensor:
         """See `Goal`."""
         # A hair's breadth more, so that 4.3 meets 4.5 ± 0.2 in binary numbers too.
-        return (values - self.value).abs() <= _needed(self.tolerance, self) * (1 + 1e-6)
+        return self._off(values).abs() <= 1 + 1e-6
+
+    def _off(self, values: Tensor) -> Tensor:
+        """(B,) how far off, in tolerances."""
+        tolerance = _needed(self.tolerance, self)
+        if not self.relative:
+            return (values - self.value) / tolerance
+        return (values / self.value).clamp(min=_LEAST_SHARE).log() / math.log1p(tolerance)
 
     def __str__(self) -> str:
-        return f"= {self.value:g}" + ("" if self.tolerance is None else f" ± {self.tolerance:g}")
+        return f"= {self.value:g}{_give_or_take(self.tolerance, self.relative)}"
 
 
 @dataclass(frozen=True)
@@ -70,15 +84,19 @@ class Range:
     Attributes:
         low, high: in the quantity's unit; None for a side without limit.
         tolerance: the standard deviation beyond an edge; a filter needs none.
+        relative: see `Target`.
     """
 
     low: float | None = None
     high: float | None = None
     tolerance: float | None = None
+    relative: bool = False
 
     def score(self, values: Tensor) -> Tensor:
         """See `Goal`."""
-        return -0.5 * (self._outside(values) / _needed(self.tolerance, self)) ** 2
+        edges = [Target(edge, self.tolerance, self.relative) for edge in (self.low, self.high) if edge is not None]
+        nearest = torch.stack([edge.score(values) for edge in edges]).amax(dim=0)
+        return torch.where(self.met(values), torch.zeros_like(nearest), nearest)
 
     def desirability(self, values: Tensor) -> Tensor:
         """See `Goal`."""
@@ -86,14 +104,12 @@ class Range:
 
     def met(self, values: Tensor) -> Tensor:
         """See `Goal`."""
-        return self._outside(values) == 0
-
-    def _outside(self, values: Tensor) -> Tensor:
-        below = torch.zeros_like(values) if self.low is None else (self.low - values).clamp(min=0)
-        return below if self.high is None else below + (values - self.high).clamp(min=0)
+        inside = torch.ones_like(values, dtype=torch.bool)
+        inside = inside if self.low is None else inside & (values >= self.low)
+        return inside if self.high is None else inside & (values <= self.high)
 
     def __str__(self) -> str:
-        soft = "" if self.tolerance is None else f" ± {self.tolerance:g}"
+        soft = _give_or_take(self.tolerance, self.relative)
         if self.low is None or self.high is None:
             return (f"> {self.low:g}" if self.high is None else f"< {self.high:g}") + soft
         return f"from {self.low:g} to {self.high:g}" + soft
@@ -163,6 +179,12 @@ class Category:
 
     def __str__(self) -> str:
         return f"= {self.label}"
+
+
+def _give_or_take(tolerance: float | None, relative: bool) -> str:
+    if tolerance is None:
+        return ""
+    return f" ± {100 * tolerance:g} %" if relative else f" ± {tolerance:g}"
 
 
 def _needed(number: float | None, goal: Goal) -> float:

@@ -50,6 +50,7 @@ class Method:
         exponent: its times are linspace(1, 0, steps) ** exponent.
         null_share: share of the chains that a control is left out of.
         even_share: share of the chains that are asked for a value anywhere in the data's range, see `Ctrl`.
+        values_each: see `Ctrl`; None for 4 where the method draws candidates, and for 1 where it does not.
         active_from: of the policy, see `ControlledDenoiser`.
     """
 
@@ -60,6 +61,7 @@ class Method:
     exponent: float = 1.0
     null_share: float = 0.0
     even_share: float = 0.0
+    values_each: int | None = None
     active_from: float = 0.0
 
     def algorithm(self, process: Process, n_channels: int, terms: Sequence[ControlTerm] = ()) -> Algorithm:
@@ -88,15 +90,16 @@ class Method:
                 )
             settings.setdefault("value", ValueNetwork(n_channels))
         sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
-        if name == "rgdm" and terms:
-            settings.setdefault("values_each", _VALUES_EACH)
-        elif "values_each" in settings and name == "rgdm":
-            raise InputError("'values_each' is about what controls are asked for; leave it out, or give --control")
+        if self.values_each is not None and not terms:
+            raise InputError("--values-each is about what controls are asked for; leave it out, or give --control")
         if name == "backprop":
             settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
         tau = self.tau if self.tau is not None else _RGDM_TAU if name == "rgdm" and not terms else 1.0
         found = build(ALGORITHMS[name], {"sampler": sampler, "tau": tau, **settings}, f"method '{name}'")
-        return Ctrl(found, tuple(terms), self.null_share, self.even_share) if terms else found
+        if not terms:
+            return found
+        values_each = self.values_each or (_VALUES_EACH if name == "rgdm" else 1)
+        return Ctrl(found, tuple(terms), self.null_share, self.even_share, values_each)
 
 
 @dataclass(frozen=True)

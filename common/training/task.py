@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.algorithms.ctrl import ControlTerm
+from common.algorithms.ctrl import ControlTerm, MeasuredPredictor
 from common.algorithms.rollout import path_kl, rollout
 from common.diffusion import DenoiserFunction, Sampler, State, size_mask
+from common.diffusion.control import Control
 from common.diffusion.generation import generate_states
 from common.diffusion.noise import SampleNoise, sample_seeds
-from common.rewards import Measured, Reward, RewardResult
+from common.predictors import Predictor
+from common.rewards import Measure, Measured, Reward, RewardResult
 from common.training.module import BatchSource
 from common.training.pretrain import TrainableModel
 from common.training.watch import Guard
@@ -44,13 +46,40 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ControlRequest:
-    """One `--control` as typed: the quantity, the std where the scorer itself decides, gamma, and the tolerance where a
-    learned predictor does."""
+    """One `--control` as typed.
+
+    Attributes:
+        name: the quantity.
+        gamma: its weight.
+        tolerance: how far off still counts as right.
+        measured: whether the scorer itself decides, or a learned predictor.
+        relative: the tolerance is a share of the value, and the control logarithmic.
+    """
 
     name: str
-    std: float | None = None
     gamma: float = 1.0
     tolerance: float = 0.0
+    measured: bool = False
+    relative: bool = False
+
+    def term(
+        self,
+        name: str,
+        outcomes: Tensor,
+        measure: Callable[[], Measure],
+        learned: Callable[[], tuple[Predictor, float]],
+    ) -> ControlTerm:
+        """The control of a column `name` whose data have `outcomes` (M,).
+
+        Args:
+            name: of the condition.
+            outcomes: from which training draws what to ask for.
+            measure: makes the scorer.
+            learned: makes the learned predictor and the factor that calibrates it.
+        """
+        control = Control.of_values(name, outcomes, self.relative)
+        predictor, scale = (MeasuredPredictor(measure(), name), 1.0) if self.measured else learned()
+        return ControlTerm(control, predictor, outcomes, self.gamma, scale, self.tolerance)
 
 
 class Task(Protocol):
@@ -160,7 +189,7 @@ class Check:
 
 
 class ControlJudge:
-    """How near measured quantities come to what controls asked for: -mean |y - asked| / std.
+    """How near measured quantities come to what controls asked for: -mean |y - asked|, standardised.
 
     Args:
         measures: states -> raw values of quantities, by name; together of all controls.
@@ -185,7 +214,8 @@ class ControlJudge:
             raw = found[name].to(state.x.device, state.x.dtype)
             off = (raw - state.condition[name]).abs()
             parts |= {name: raw, f"{name}_off": off}
-            distances.append(off / term.control.std)
+            standardised = term.control.standardised
+            distances.append((standardised(raw) - standardised(state.condition[name])).abs())
         values = -torch.stack(distances).mean(dim=0)
         return RewardResult(values, torch.isfinite(values), parts, failures)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.benchmark.aims import error_columns, short_name
 from common.benchmark.config import Benchmark
 from common.benchmark.domain import Domain, Task, View
 from common.benchmark.methods import METHODS
@@ -35,14 +36,11 @@ def _property_columns(benchmark: Benchmark) -> list[Column]:
     errors: dict[str, Column] = {}
     for target in benchmark.targets:
         for condition in check_target(target):
-            name, unit = condition.quantity.name, condition.quantity.unit
-            short = min((name, *condition.quantity.aliases), key=len)
-            of = f"{short} [{unit}]" if unit else short
-            errors[f"mae[{name}]"] = Column(f"mae[{name}]", f"MAE {of}", -1)
-            errors[f"median_error[{name}]"] = Column(f"median_error[{name}]", f"median error {of}", -1)
-            if any(quantity in (name, short) for quantity in benchmark.second_judges):
-                second = f"mae[{name}, second judge]"
-                errors[second] = Column(second, f"MAE {of}, second judge", -1)
+            columns = error_columns(condition)
+            name = condition.quantity.name
+            if any(quantity in (name, short_name(condition)) for quantity in benchmark.second_judges):
+                columns.append(Column(f"mae[{name}, second judge]", f"{columns[0].title}, second judge", -1))
+            errors |= {column.name: column for column in columns}
     return [
         Column("hit_rate", "hits [%]", 1, True),
         Column("distinct_hit_rate", "distinct hits [%]", 1, True),

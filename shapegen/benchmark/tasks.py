@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.benchmark.aims import error_columns
 from common.benchmark.config import Benchmark
 from common.benchmark.domain import Domain, Task, View
 from common.benchmark.methods import METHODS as COMMON_METHODS
@@ -48,11 +49,7 @@ def _property_columns(benchmark: Benchmark) -> list[Column]:
         for condition in check_target(target):
             if isinstance(condition.goal, Category):
                 continue
-            name, unit = condition.quantity.name, condition.quantity.unit
-            short = min((name, *condition.quantity.aliases), key=len)
-            of = f"{short} [{unit}]" if unit else short
-            found[f"mae[{name}]"] = Column(f"mae[{name}]", f"MAE {of}", -1)
-            found[f"median_error[{name}]"] = Column(f"median_error[{name}]", f"median error {of}", -1)
+            found |= {column.name: column for column in error_columns(condition)}
     return [Column("hit_rate", "hits [%]", 1, True), *found.values(), *_QUALITY]
 
 

@@ -70,6 +70,12 @@ def test_a_control_is_asked_for_with_its_tolerance_and_weight():
     said = replace(plain, tolerances={"gap": 0.3}, gammas={"gap": 0.5, "mu": 2.0})
     assert parse_control(said.control("gap")) == ControlRequest("gap", gamma=0.5, tolerance=0.3)
     assert parse_control(said.control("mu")) == ControlRequest("mu", gamma=2.0)
+    shares = replace(plain, tolerances={"gap": "20%"})
+    assert parse_control(shares.control("gap")) == ControlRequest("gap", tolerance=0.2, relative=True)
+    assert parse_control("gap ± 12.5 % weight 2") == ControlRequest("gap", 2.0, 0.125, measured=True, relative=True)
+    for wrong in ("0%", "some%", -0.1):
+        with pytest.raises(InputError, match="expected a number above 0"):
+            replace(plain, tolerances={"gap": wrong})
 
 
 def test_options_become_flags():
@@ -371,6 +377,8 @@ def test_what_a_run_took_is_read_from_what_it_left(tmp_path):
     found = stated(tmp_path)
     assert (found["evaluations"], found["reward_calls"]) == (1600.0, 32.0)
     assert math.isnan(found["labels"])
+    (tmp_path / "metrics.json").write_text(json.dumps({**plain, "generation": {**steered, "labels": 0}}))
+    assert stated(tmp_path)["labels"] == 0
     (tmp_path / "metrics.json").write_text(json.dumps({**plain, "cost": {"evaluations": 7, "labels": 9}}))
     assert stated(tmp_path) == {"evaluations": 7.0, "reward_calls": 0.0, "labels": 9.0}
     (tmp_path / "model").mkdir()

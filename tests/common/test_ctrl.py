@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -90,6 +90,31 @@ def test_a_tolerance_bounds_how_sure_a_predictor_can_be():
         replace(term, tolerance=-1)
     with pytest.raises(InputError, match="0 of a class"):
         ControlTerm(Control("kind", classes=3), lambda state: state.x[:, 0], torch.tensor([0, 2]), tolerance=0.1)
+
+
+def test_a_logarithmic_control_counts_ratios():
+    """Half and double are equally far off, in what training sees, in what it asks for, and in what the network gets."""
+    outcomes = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
+    control = Control.of_values("volume", outcomes, log=True)
+    assert control.mean == pytest.approx(0.0)
+    predictor = lambda state: (state.x[:, 0, 0], 0.1 * state.x[:, 0, 0].abs())  # noqa: E731
+    term = ControlTerm(control, predictor, outcomes, tolerance=0.2)
+    x = torch.tensor([0.5, 1.0, 2.0, -1.0], dtype=torch.float64)[:, None, None].repeat(1, 1, 2)
+    found = term.log_prob(State(x, torch.ones(4, 1, dtype=torch.bool), {"volume": torch.ones(4).double()}))
+    law = torch.distributions.Normal(0.0, math.hypot(0.1, math.log(1.2)))
+    torch.testing.assert_close(found[:3], law.log_prob(x[:3, 0, 0].log()))
+    # What is not positive is no more than very small.
+    assert torch.isfinite(found).all()
+    assert found[3] < found[:3].min()
+    standardised = control.standardised(torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))
+    assert standardised.tolist() == pytest.approx([-float(standardised[2]), 0.0, float(standardised[2])])
+    drawn = term.draw(4000, torch.Generator().manual_seed(0), even_share=1.0)
+    assert float((drawn < 1).double().mean()) == pytest.approx(0.5, abs=0.03)
+    assert Control(**asdict(control)) == control
+    with pytest.raises(InputError, match=r"values from -1 on, of which a share says nothing"):
+        Control.of_values("energy", torch.tensor([-1.0, 2.0]), log=True)
+    with pytest.raises(InputError, match="'volume': got 0, expected more than 0"):
+        control.asked(State(x, torch.ones(4, 1, dtype=torch.bool), {"volume": torch.zeros(4)}))
 
 
 def test_the_reward_of_a_class():
@@ -206,7 +231,7 @@ def test_candidates_that_the_other_value_would_never_give_teach_it_nothing():
 
 
 def test_each_chain_teaches_several_values():
-    ctrl = Ctrl(Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, visited=3, values_each=4), controls(), null_share=0.2)
+    ctrl = Ctrl(Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, visited=3), controls(), null_share=0.2, values_each=4)
     policy, looked = controlled(), []
 
     def counting(predictor):
@@ -214,7 +239,7 @@ def test_each_chain_teaches_several_values():
 
     ctrl = replace(ctrl, terms=tuple(replace(term, predictor=counting(term.predictor)) for term in ctrl.terms))
     generator = torch.Generator().manual_seed(0)
-    single = replace(ctrl, inner=replace(ctrl.inner, values_each=1))
+    single = replace(ctrl, values_each=1)
     costs = []
     for algorithm in (ctrl, single):
         looked.clear()
@@ -224,7 +249,7 @@ def test_each_chain_teaches_several_values():
         # Both predictors have seen each candidate once.
         assert looked == [60, 60]
         costs.append(experience.cost)
-        rows = 15 * algorithm.inner.values_each
+        rows = 15 * algorithm.values_each
         assert len(experience) == len(experience.condition["y1"]) == rows
         assert experience.extra["usable"].all()
     assert len(experience.condition["y1"][:15].nan_to_num().unique()) <= 5
@@ -252,8 +277,8 @@ def test_a_chain_that_teaches_four_values_needs_fewer_chains():
     """480 chains, and five updates after every 16 of them: how far the two means answer what is asked for."""
     gaps = []
     for values_each in (1, 4):
-        inner = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, look_ahead=2, values_each=values_each)
-        policy, _ = fit(inner, 30, null_share=0.0, chains=16, updates=5)
+        inner = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, look_ahead=2)
+        policy, _ = fit(inner, 30, null_share=0.0, chains=16, updates=5, values_each=values_each)
         found = [sample(policy, batch(1000, y1=y, y2=-y)).mean(dim=0) for y in (-1.0, 1.0)]
         gaps.append(float((found[1] - found[0])[0] - (found[1] - found[0])[1]) / 2)
     # The posterior's would be 1.6: y and 0.8 of it.

@@ -52,6 +52,9 @@ def read(text):
         ("gap = 4.5 +/- 0.2 eV", "gap_ev", Target(4.5, 0.2)),
         ("gap=4.5eV", "gap_ev", Target(4.5, 0.1)),
         ("GAP_EV=-4.5e-1", "gap_ev", Target(-0.45, 0.1)),
+        ("gap=4.5±10%", "gap_ev", Target(4.5, 0.1, relative=True)),
+        ("gap=4.5 ± 2.5 % eV", "gap_ev", Target(4.5, 0.025, relative=True)),
+        ("4<gap<5±10%", "gap_ev", Range(4, 5, 0.1, relative=True)),
         ("energy=-40", "energy_hartree", Target(-40, None)),
         ("alpha<70", "alpha_bohr3", Range(None, 70, 1.0)),
         ("alpha <= 70", "alpha_bohr3", Range(None, 70, 1.0)),
@@ -91,12 +94,12 @@ def test_several_at_once_in_order_with_weights():
 
 
 def test_what_was_understood_is_said_with_units():
-    shown = [str(c) for c in parse("gap=4.5±0.2 weight 2, 4<gap, maximise qed, require alpha<70, energy", find)]
+    shown = [str(c) for c in parse("gap=4.5±0.2 weight 2, 4<gap, maximise qed, require alpha<70±5%, energy", find)]
     assert shown == [
         "gap_ev = 4.5 ± 0.2 eV, weight 2",
         "gap_ev > 4 ± 0.1 eV",
         "maximise qed from 0 to 1",
-        "require alpha_bohr3 < 70 ± 1 Bohr^3",
+        "require alpha_bohr3 < 70 ± 5 % Bohr^3",
         "measure energy_hartree in Hartree",
     ]
 
@@ -113,6 +116,11 @@ def test_what_was_understood_is_said_with_units():
         ("gap=4.5±", "cannot read"),
         ("gap=4.5±0", "a tolerance is positive"),
         ("gap=4.5±-1", "a tolerance is positive"),
+        ("gap=0±10%", "a share of 0 is no tolerance"),
+        ("energy=-40±10%", "a share of -40 is no tolerance"),
+        ("-1<gap<4±10%", "a share of -1 is no tolerance"),
+        ("gap=4.5±0%", "a tolerance is positive"),
+        ("gap=4.5%", "cannot read"),
         ("5<gap<4", "no value lies between"),
         ("gap=wheel", "gap_ev is a number in eV"),
         ("gap=nan", "gap_ev is a number in eV"),

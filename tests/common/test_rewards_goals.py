@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,10 @@ from common.errors import InputError
 from common.rewards import Category, Maximise, Range, Target
 
 finite = st.floats(-1e3, 1e3)
-GOALS = (Target(4.5, 0.2), Range(None, 70, 1.0), Range(4, None, 2.0), Range(4, 5, 0.1), Category("b", 1))
+GOALS = (
+    Target(4.5, 0.2), Target(4.5, 0.2, relative=True), Range(None, 70, 1.0), Range(4, None, 2.0), Range(4, 5, 0.1),
+    Range(4, 5, 0.1, relative=True), Category("b", 1),
+)  # fmt: skip
 
 
 @settings(deadline=None)
@@ -41,6 +46,19 @@ def test_a_range_is_flat_inside_and_a_target_outside():
     expected = [Target(4, 0.5).score(values)[0], 0, 0, 0, Target(5, 0.5).score(values)[4]]
     torch.testing.assert_close(Range(4, 5, 0.5).score(values), torch.tensor(expected, dtype=torch.float64))
     assert Range(4, 5).met(values).tolist() == [False, True, True, True, False]
+
+
+def test_a_relative_tolerance_counts_ratios():
+    values = torch.tensor([0.5, 1.0, 1.9, 2.0, 2.2, 4.0], dtype=torch.float64, requires_grad=True)
+    goal = Target(2.0, 0.1, relative=True)
+    exact = torch.distributions.Normal(math.log(2.0), math.log(1.1)).log_prob(values.log())
+    torch.testing.assert_close(goal.score(values), exact - exact[3])
+    assert goal.met(values).tolist() == [False, False, True, True, True, False]
+    (gradient,) = torch.autograd.grad(goal.score(values).sum(), values)
+    assert gradient.sign().tolist() == [1, 1, 1, 0, -1, -1]
+    assert torch.equal(Range(2.0, 3.0, 0.1, relative=True).score(values)[:3], goal.score(values)[:3])
+    # Nothing is a positive quantity's share of nothing: as bad as can be, and a number.
+    assert goal.score(torch.tensor([0.0, -1.0])).unique().tolist() == [pytest.approx(-10506, rel=1e-3)]
 
 
 def test_maximise_is_the_value_or_its_place_on_a_scale():

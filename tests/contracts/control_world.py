@@ -69,12 +69,18 @@ def sample(denoiser, state: State, seed: int = 0) -> torch.Tensor:
 
 
 def fit(
-    inner, iterations: int, null_share: float, chains: int = 192, updates: int = 1, seed: int = 0
+    inner,
+    iterations: int,
+    null_share: float,
+    chains: int = 192,
+    updates: int = 1,
+    values_each: int = 1,
+    seed: int = 0,
 ) -> tuple[ControlledDenoiser, Cost]:
     """`inner` under CTRL: `iterations` batches of chains, each gone through in `updates` steps. And what that took."""
     torch.manual_seed(seed)
     base = Denoiser(AnalyticNetwork().double(), PROCESS, X0())
-    ctrl = Ctrl(inner, controls(), null_share=null_share)
+    ctrl = Ctrl(inner, controls(), null_share=null_share, values_each=values_each)
     policy = ControlledDenoiser(base, [term.control for term in ctrl.terms], rank=4)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=0.02)

@@ -13,13 +13,13 @@ import pytest
 from contracts.chemistry_cases import QM9, TWO_WATERS, molecule_set
 
 from common.atomic import write_json
-from common.benchmark.aims import distance
+from common.benchmark.aims import distance, error_columns, errors
 from common.benchmark.config import Benchmark, read_benchmark
 from common.benchmark.methods import METHODS, Trial
 from common.benchmark.published import read_published
 from common.cli.benchmark import check_command, planned
 from common.errors import InputError
-from common.rewards import Maximise, Range, Target
+from common.rewards import Condition, Maximise, Quantity, Range, Target
 from common.rewards.scoring import ScoreTable
 from molgen.benchmark import edm_properties
 from molgen.benchmark.edm_properties import LawFinding, LawJudge
@@ -111,6 +111,22 @@ def test_how_far_off_a_value_is():
     assert distance(Range(None, 4.0), values)[:3].tolist() == [0.0, 0.0, 2.0]
     assert np.isnan(distance(Target(4.0), values)[3])
     assert distance(Maximise(), values)[:3].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_ratios_are_counted_where_a_share_was_asked_for():
+    values = np.array([0.5, 1.0, 2.0, 0.0, -1.0, np.nan])
+    valid = np.ones(6, bool)
+    for goal, expected in (
+        (Target(1.0, 0.1, True), 2 * math.log(2) / 3),
+        (Range(None, 1.0, 0.1, True), math.log(2) / 3),
+    ):
+        condition = Condition("x", Quantity(name="x"), goal)
+        found = {metric.name: metric for metric in errors(condition, "x", values, valid)}
+        assert found["log_error[x]"].value == pytest.approx(expected * math.log(2))
+        assert found["log_error[x]"].n == 3
+        assert [column.name for column in error_columns(condition)] == list(found)
+    plain = Condition("x", Quantity(name="x"), Target(1.0, 0.1))
+    assert [metric.name for metric in errors(plain, "x", values, valid)] == ["mae[x]", "median_error[x]"]
 
 
 @pytest.mark.parametrize("target", ["maximise qed", "gap", "require valid, maximise gap"])
