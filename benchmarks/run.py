@@ -1,7 +1,7 @@
 """Everything that `make bench` prints: matrix rate, training and sampling throughput, share of the rate, peak memory.
 
     python benchmarks/run.py [--models egnn,transformer,set_transformer,pointwise] [--points 512,2048] [--seconds 15]
-                             [--cpu-seconds]
+                             [--cpu-seconds] [--profile]
 
 The floor for shapes is `pointwise`, the network of arXiv 2103.01458 at its T = 100. Run it on an idle machine: two busy
 processes spoil the timings of the threads.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,15 @@ SHAPE_MODELS = {
 CPU = torch.device("cpu")
 # Different batches that training steps take in turns.
 BATCHES = 4
+# What the operators of a training step do; an operator belongs to the first kind that has its name.
+KINDS = {
+    "matrix products": r"mm|bmm|addmm|baddbmm|mv|addmv|dot|mkldnn_\w+|linear|einsum",
+    "attention, softmax": r"_scaled_dot_product\w*|_?softmax\w*|_softmax_backward_data|_flash_attention\w*",
+    "activations, normalisation": r"(silu|relu|gelu|sigmoid|tanh|exp|log1p|native_layer_norm)(_backward)?",
+    "copies, casts, new memory": r"copy_|_?to_copy|to|clone|contiguous|cat|fill_|zero_|(empty|new|zeros|ones)\w*",
+    "gathers, scatters": r"index\w*|gather|scatter\w*|embedding\w*|masked_\w+|where",
+    "element-wise, sums": r"(add|sub|mul|div|neg|rsqrt|lerp|addcmul|addcdiv)_?|pow|square|sqrt|clamp\w*|sum|mean|all",
+}
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,26 @@ def matrix_rate(dtype: torch.dtype, clock: Callable[[], float], size: int = 1024
     return rate(step, 1.0, clock)
 
 
-def bench(subject: Subject, seconds: float, peak: Mapping[str, float], clock: Callable[[], float]) -> None:
-    """Print a row for each precision of `peak`: training steps, and whole samples."""
+def profile(step: Callable[[], float], steps: int = 8) -> dict[str, float]:
+    """Share of the time of `step` that each of `KINDS` takes, largest first."""
+    for _ in range(3):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+        for _ in range(steps):
+            step()
+    found = dict.fromkeys([*KINDS, "Python, autograd, the rest"], 0.0)
+    for event in record.key_averages():
+        name = event.key.removeprefix("aten::")
+        kind = next((kind for kind, names in KINDS.items() if re.fullmatch(names, name)), "Python, autograd, the rest")
+        found[kind] += event.self_cpu_time_total
+    total = sum(found.values())
+    return {kind: spent / total for kind, spent in sorted(found.items(), key=lambda one: -one[1])}
+
+
+def bench(
+    subject: Subject, seconds: float, peak: Mapping[str, float], clock: Callable[[], float], profiled: bool = False
+) -> None:
+    """Print a row for each precision of `peak`: training steps, and whole samples; with the profile of steps, if so."""
     denoiser, sampler, asked = subject.denoiser, subject.sampler, subject.asked
     algorithm = pretraining(denoiser.network, Likelihood())
     generator = torch.Generator().manual_seed(0)
@@ -173,6 +201,9 @@ def bench(subject: Subject, seconds: float, peak: Mapping[str, float], clock: Ca
             f"{sampled:10.2f} {sampler.steps:6d} {shares[1]:7.0f} %",
             flush=True,
         )
+        if profiled:
+            for kind, share in profile(training_step).items():
+                print(f"    {100 * share:5.1f} % of a training step  {kind}", flush=True)
 
 
 def print_head(title: str, unit: str) -> None:
@@ -193,6 +224,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu-seconds", action="store_true", help="one thread, timed by its CPU seconds: for a busy machine"
     )
+    parser.add_argument("--profile", action="store_true", help="say what training steps spend their time on")
     options = parser.parse_args()
     wanted = options.models.split(",")
     unknown = [name for name in wanted if name not in MOLECULE_MODELS and name not in SHAPE_MODELS]
@@ -211,17 +243,18 @@ def main() -> None:
     if "bf16" not in peak:
         print("bf16 rows left out: this processor has no bf16 arithmetic, and emulates it some twenty times slower")
 
+    settings = (options.seconds, peak, clock, options.profile)
     molecules = [name for name in wanted if name in MOLECULE_MODELS]
     if molecules:
         print_head(f"gdb7-xtb, batch {options.batch_size}", "mol/s")
     for name in molecules:
-        bench(molecule_subject(name, options.batch_size), options.seconds, peak, clock)
+        bench(molecule_subject(name, options.batch_size), *settings)
     shapes = [name for name in wanted if name in SHAPE_MODELS]
     if shapes:
         print_head(f"procedural shapes by their points, batch {options.shape_batch_size}", "1/s")
     for points in options.points.split(",") if shapes else []:
         for name in shapes:
-            bench(shape_subject(name, int(points), options.shape_batch_size), options.seconds, peak, clock)
+            bench(shape_subject(name, int(points), options.shape_batch_size), *settings)
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

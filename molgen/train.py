@@ -99,13 +99,17 @@ def train(
     resume: bool = False,
     measure_samples: int = 0,
     teacher: Teacher | None = None,
+    weights: np.ndarray | None = None,
 ) -> FitResult:
-    """`pretrain` on `molecules`, the training part of a data set; `measure_samples` molecules a measurement."""
+    """`pretrain` on `molecules`, the training part of a data set; `measure_samples` molecules a measurement.
+
+    `weights` (M,) says how often each is drawn, see `MoleculeBatches`.
+    """
 
     def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
         return MoleculeBatches(
             molecules, model.codec, batch_config.batch_size,
-            seed=fit_config.seed, rank=rank, world_size=world_size, start=start,
+            seed=fit_config.seed, rank=rank, world_size=world_size, start=start, weights=weights,
         )  # fmt: skip
 
     return pretrain(

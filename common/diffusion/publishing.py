@@ -66,7 +66,7 @@ def table(rows: dict[str, Any]) -> str:
     return "\n".join(["| metric | value | 95 % interval | n | rule |", "|---|---|---|---|---|", *lines])
 
 
-def facts(description: dict[str, Any], samples: str) -> str:
+def facts(description: dict[str, Any], samples: str, data_licence: str) -> str:
     """What every card says first, as a Markdown table."""
     training, sampler = description["training"], description["sampler"]
     spent = f"{training['steps']} steps, {training['samples_seen']} {samples}, {training['seconds'] / 60:.0f} minutes"
@@ -78,7 +78,7 @@ def facts(description: dict[str, Any], samples: str) -> str:
 | data | `{description["data"]}`, training part (hash {description["data_hash"]}) |
 | training | {spent} |{taught}
 | sampler | {sampler["solver"]}, {sampler["steps"]} network evaluations |
-| licence | MIT, weights and data |"""
+| licence | weights: MIT; data: {data_licence} |"""
 
 
 def _taught(teacher: dict[str, Any]) -> str:

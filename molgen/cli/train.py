@@ -12,7 +12,10 @@ from common.cli.options import option
 from common.cli.training import TrainingOptions, run_training
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from common.training.fit import FitConfig, FitResult
+    from molgen.data.molecules import MoleculeSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,14 @@ class TrainOptions(TrainingOptions):
 
     data: str = option("gdb7-xtb", "data set name or molecule file")
     max_atoms: int | None = option(None, "leave larger molecules out (number of atoms)", at_least=1)
+    keep: float = option(
+        1.0, "learn from this share of the molecules of each size only (arXiv 2409.19128)", above=0, at_most=1
+    )
+    keep_by: str = option("density", "which are kept: density (the most typical), or random")
+    reweigh: str | None = option(
+        None, "draw sizes that this trained model (name or folder) finds hard more often (arXiv 2409.19128)"
+    )
+    reweigh_strength: float = option(1.0, "how much more often: exp(strength x standardised loss)", above=0)
     network: dict = option({"name": "transformer"}, "network by name, with its hyper-parameters")
     parameterisation: dict = option({"name": "categorical_types"}, "eps, v, x0 or categorical_types, with settings")
     codec: dict = option(
@@ -39,13 +50,20 @@ def run(options: TrainOptions) -> dict[str, Any]:
     # Split before anything is left out, so that whoever splits the same data has the same parts.
     everything = load_data(options.data, data_folder=options.data_folder).molecules
     molecules = learnable(everything.select(split_data(options.data, everything)["train"]), options.max_atoms)
+    molecules, weights, selection = _selected(molecules, options)
     digest = molecules.digest()
     model = new_model(
         molecules,
         ModelConfig(options.network, options.parameterisation, options.schedule, options.codec, options.sampler),
         name=options.name or f"{Path(options.data).stem}-{options.network.get('name', '?')}",
         seed=options.seed,
-        facts={"data": options.data, "data_hash": digest, "task": "unconditional", **options.teacher_facts()},
+        facts={
+            "data": options.data,
+            "data_hash": digest,
+            "task": "unconditional",
+            **options.teacher_facts(),
+            **selection,
+        },
         init_from=options.init_from,
     )
     teacher = options.load_teacher(model, load_pretrained)
@@ -54,11 +72,29 @@ def run(options: TrainOptions) -> dict[str, Any]:
         result = train(
             model, molecules, directory, batch_config=options.batch_config(), optimiser=optimiser, fit_config=config,
             resume=options.resume, measure_samples=options.measure_samples, teacher=teacher,
+            weights=weights,
         )  # fmt: skip
         return model.description["training"], result
 
     facts = {"training_data": options.data, "data_hash": digest}
     return run_training(options, "molgen", "train", model.description["name"], train_in, facts)
+
+
+def _selected(molecules: MoleculeSet, options: TrainOptions) -> tuple[MoleculeSet, np.ndarray | None, dict[str, Any]]:
+    """The molecules that are learnt from, how often each (None: all alike), and what `model.json` says of it."""
+    from molgen.data.selection import prune, size_weights
+    from molgen.pretrained import load_pretrained
+
+    facts: dict[str, Any] = {}
+    if options.keep < 1 or options.keep_by != "density":
+        molecules = molecules.select(prune(molecules, options.keep, options.keep_by, options.seed))
+        facts |= {"keep": options.keep, "keep_by": options.keep_by}
+    weights = None
+    if options.reweigh is not None:
+        facts |= {"reweigh": options.reweigh, "reweigh_strength": options.reweigh_strength}
+        model = load_pretrained(options.reweigh)
+        weights = size_weights(model.denoiser, model.codec, molecules, options.reweigh_strength, seed=options.seed)
+    return molecules, weights, {"selection": facts} if facts else {}
 
 
 VERB = Verb("train", "train a model on molecules", TrainOptions, run)

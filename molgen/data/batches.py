@@ -24,6 +24,8 @@ _POOL = 16
 class MoleculeBatches:
     """Endless stream of `State` batches, each molecule once an epoch, similar sizes together.
 
+    With `weights` an epoch has as many rows as before, and each molecule its weight's share of them.
+
     Args:
         molecules: the training set; its arrays may be memory-mapped.
         codec: molecule -> state.
@@ -32,9 +34,10 @@ class MoleculeBatches:
         rank, world_size: this process takes batches rank, rank + world_size, ...
         start: step at which the stream begins (resume).
         condition: name -> (M, ...) array whose rows go with the molecules, such as {"gap_ev": ...}.
+        weights: (M,) how often each molecule is drawn, relative to the others; None for all alike.
 
     Raises:
-        InputError: an empty set, or a condition of another length.
+        InputError: an empty set, a condition or weights of another length, or weights that are not positive.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class MoleculeBatches:
         world_size: int = 1,
         start: int = 0,
         condition: Mapping[str, np.ndarray] | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         if len(molecules) == 0:
             raise InputError("got an empty training set, expected at least one molecule")
@@ -59,6 +63,9 @@ class MoleculeBatches:
         for name, values in self._condition.items():
             if len(values) != len(molecules):
                 raise InputError(f"condition '{name}' has {len(values)} rows, expected {len(molecules)}")
+        if weights is not None and (np.shape(weights) != (len(molecules),) or not (np.asarray(weights) > 0).all()):
+            raise InputError(f"got weights of shape {np.shape(weights)}, expected {len(molecules)} positive numbers")
+        self._weights = None if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
         self._sizes = molecules.num_atoms
         self.batch_size = batch_size
         self.seed = seed
@@ -84,13 +91,23 @@ class MoleculeBatches:
         epochs, places = stream // len(self._sizes), stream % len(self._sizes)
         members = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self._sizes))
+            order = self._epoch(np.random.default_rng([self.seed, 0, epoch]))
             members[epochs == epoch] = order[places[epochs == epoch]]
         rng = np.random.default_rng([self.seed, 1, number])
         # A stable sort of a random order leaves molecules of one size shuffled.
         members = members[np.argsort(self._sizes[members], kind="stable")]
         batches = members.reshape(_POOL, self.batch_size)
         return list(batches[rng.permutation(_POOL)])
+
+    def _epoch(self, rng: np.random.Generator) -> np.ndarray:
+        """(M,) the molecules of one epoch in random order."""
+        count = len(self._sizes)
+        if self._weights is None:
+            return rng.permutation(count)
+        # Systematic: a molecule of weight w comes floor(M w) or one more times.
+        ends = np.cumsum(self._weights)
+        drawn = np.searchsorted(ends / ends[-1], (rng.random() + np.arange(count)) / count, side="right")
+        return rng.permutation(np.minimum(drawn, count - 1))
 
     def _collate(self, indices: np.ndarray) -> State:
         """Padded only here, so that a data set takes no more memory than its flat arrays."""

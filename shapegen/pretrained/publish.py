@@ -30,7 +30,7 @@ def model_card(description: dict[str, Any], rows: dict[str, Any], record: dict[s
 
 A generator of point clouds of {classes}; in {description["codec"]["unit"]}, absolute size is part of a shape.
 
-{publishing.facts(description, "shapes")}
+{publishing.facts(description, "shapes", "MIT, made by this project")}
 
 ## Measured
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from itertools import islice
 
 import numpy as np
@@ -62,6 +63,24 @@ def test_similar_sizes_stay_together():
 def test_another_seed_is_another_order():
     first, second = (next(iter(MoleculeBatches(molecules(), CODEC, 8, seed=seed))) for seed in (0, 1))
     assert identity(first) != identity(second)
+
+
+def test_weights_are_shares_of_an_epoch():
+    weights = np.where(np.arange(96) < 48, 3.0, 1.0)
+    stream = iter(MoleculeBatches(molecules(), CODEC, 6, seed=0, weights=weights))
+    epochs = [Counter(i for state in islice(stream, 16) for i in identity(state)) for _ in range(40)]
+    # In an epoch each comes once or twice, or once or never; over many as often as its weight says.
+    assert {epoch[0] for epoch in epochs} == {1, 2}
+    assert {epoch[95] for epoch in epochs} == {0, 1}
+    mean = np.mean([[epoch[i] for i in range(96)] for epoch in epochs], axis=0)
+    np.testing.assert_allclose(mean, weights / weights.mean(), atol=0.25)
+    resumed = MoleculeBatches(molecules(), CODEC, 6, seed=0, weights=weights, start=23)
+    whole = islice(MoleculeBatches(molecules(), CODEC, 6, seed=0, weights=weights), 23, 40)
+    for found, expected in zip(resumed, whole, strict=False):
+        assert torch.equal(found.x, expected.x)
+    for wrong in (np.ones(95), np.zeros(96)):
+        with pytest.raises(InputError, match="expected 96 positive numbers"):
+            MoleculeBatches(molecules(), CODEC, 6, seed=0, weights=wrong)
 
 
 def test_an_empty_set_is_refused():

@@ -117,6 +117,16 @@ def test_a_weaker_model_guides_and_the_guided_model_teaches(folder, tmp_path):
     assert facts["network_evaluations"] == 3
 
 
+def test_a_part_of_the_data_is_learnt_and_hard_sizes_more_often(folder, tmp_path):
+    run, part = str(folder / "run"), tmp_path / "part"
+    words = ["train", "--config", str(folder / "tiny.yaml"), "--output-dir"]
+    assert main([*words, str(part), "--keep", "0.5", "--reweigh", run, "--reweigh-strength", "2"]) == 0
+    described = [json.loads((place / "model" / "model.json").read_text()) for place in (folder / "run", part)]
+    assert described[0]["data_hash"] != described[1]["data_hash"]
+    assert described[1]["selection"] == {"keep": 0.5, "keep_by": "density", "reweigh": run, "reweigh_strength": 2.0}
+    assert "selection" not in described[0]
+
+
 def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
     whole, cut = folder / "whole", folder / "cut"
     base = ["generate", str(folder / "run"), "--pictures", "0", "--json"]
@@ -234,6 +244,8 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["train", "--config", "TINY", "--teacher", "gdb7-xtb", "--output-dir", "NEW"], "states of another codec"),
         (["generate", "RUN", "--guidance", "autoguidance", "--output-dir", "NEW"], "needs --weaker MODEL"),
         (["generate", "RUN", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --guidance autoguidance"),
+        (["train", "--config", "TINY", "--keep-by", "densty", "--output-dir", "NEW"], "did you mean 'density'"),
+        (["train", "--config", "TINY", "--keep", "0", "--output-dir", "NEW"], "got --keep 0"),
         (["data", "inspect"], "nothing to inspect"),
         (["fly"], "fly"),
     ],
