@@ -39,7 +39,7 @@ class Benchmark:
         sampling_factor: how many times the base's network evaluations a method may spend on a sample. Methods that
             choose among candidates take that many; it is the budget at which methods are compared.
         rewards: quantity -> the scorer that methods are rewarded by in its place, such as a learned predictor. Where
-            there is none, they are rewarded by the judge itself, and the report says so.
+            there is none, they are rewarded as the task says, and the report repeats it.
         also: further targets, such as `maximise stable weight 2`, for all methods that see the reward as a number
             (choosing among candidates, fine-tuning towards a target), so that none pays for the property with them.
         gammas: quantity -> the weight of its log-likelihood where a control is learnt by reinforcement learning.

@@ -61,6 +61,7 @@ class Task:
         takes_judges: whether a benchmark of this kind names its `judges`.
         methods: those that can do it; none for all.
         options: benchmark -> verb -> options that the task sets for all methods; the benchmark's own win.
+        rewarded_by: who says how good a sample is where the benchmark names no `rewards`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Task:
     takes_judges: bool = False
     methods: Sequence[str] = ()
     options: Callable[[Benchmark], Mapping[str, Mapping[str, Any]]] = field(default=lambda benchmark: {})
+    rewarded_by: str = "the judge itself"
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ TASKS: dict[str, Task] = {
             "Chamfer distance; properties are the exact labels of the mesh that is reconstructed from a sample's "
             "points. A hit has a closed mesh and meets every target. All samples count.",
             _property_columns, needs_target=True, quality="one_piece", check_target=_check_target,
+            rewarded_by="the same quantities, estimated from points",
         ),
         Task(
             "unconditional",
