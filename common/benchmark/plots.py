@@ -158,9 +158,11 @@ def _better(across: Column | None, up: Column) -> dict[str, Any]:
         (False, True): "↖ better",
         (False, False): "↙ better",
     }
+    # Above the plot, where no point is, but on the right, where the buttons are.
+    y, yanchor = (0.01, "bottom") if not above else (0.99, "top") if right else (1.0, "bottom")
     return {
-        "xref": "paper", "yref": "paper", "x": 0.995 if right else 0.005, "y": 0.99 if above else 0.01,
-        "xanchor": "right" if right else "left", "yanchor": "top" if above else "bottom", "showarrow": False,
+        "xref": "paper", "yref": "paper", "x": 0.995 if right else 0.005, "y": y,
+        "xanchor": "right" if right else "left", "yanchor": yanchor, "showarrow": False,
         "text": arrows[right, above], "font": {"color": "#8A9099", "size": 12},
     }  # fmt: skip
 

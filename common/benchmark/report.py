@@ -135,11 +135,14 @@ def as_html(
         loader=jinja2.PackageLoader("common.benchmark", ""), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    # Where no row was steered or taught by a reward, nobody needs to be told which one.
+    rewarded = any(row.training.reward_calls + row.sampling.reward_calls != 0 for row in table.rows)
     best = {column.name: table.best(column) for column in table.columns}
     return environment.get_template(_TEMPLATE).render(
         table=table,
         benchmark=table.benchmark,
         best=best,
+        rewarded=rewarded,
         colours=plots.colours(table),
         cost_titles=_COST_TITLES,
         cost_cells=cost_cells,
