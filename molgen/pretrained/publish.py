@@ -12,7 +12,7 @@ from typing import Any
 
 from common.diffusion import publishing
 from molgen.chemistry.elements import symbol
-from molgen.data.sources import find_source
+from molgen.data.sources import SOURCES
 
 SHOWN = ("atom_stability", "molecule_stability", "validity", "validity_x_uniqueness", "novelty", "connectedness")
 
@@ -26,12 +26,14 @@ def model_card(description: dict[str, Any], rows: dict[str, Any], record: dict[s
     """The card as Markdown."""
     elements = ", ".join(symbol(z) for z in description["codec"]["elements"])
     sizes = description["size_law"]["sizes"]
-    source = find_source(description["data"])
+    source = SOURCES.get(description["data"])
+    licence = f"{source.licence} ({source.origin})" if source else "that of the file"
+    level = source.level if source else "of any level"
     return f"""# {description["name"]}
 
 An unconditional generator of 3D molecules: elements {elements}, {min(sizes)} to {max(sizes)} atoms with hydrogens.
 
-{publishing.facts(description, "molecules", f"{source.licence} ({source.origin})")}
+{publishing.facts(description, "molecules", licence)}
 
 ## Measured
 
@@ -45,7 +47,7 @@ Every sample counts; invalid ones are failures.
 
 - It knows small molecules only, and neither charges nor radicals were in its data.
 - Mirror images are the same to it, as to every E(3)-equivariant model.
-- Geometries are like those of its data ({source.level}); relax them before any use that needs better ones.
+- Geometries are like those of its data ({level}); relax them before any use that needs better ones.
 - A generated molecule may be unstable, toxic or impossible to make. Nothing here says otherwise.
 """
 

@@ -222,7 +222,7 @@ def test_a_control_is_learnt_from_labels_alone(conditional):
         (("--target", "gap=4±1", "--values-each", "4"), "give --control"),
         (("--method", "ctrl", "--control", "gap", "--values-each", "4"), "values_each 4 with Backprop, expected 1"),
         (("--control", "gap±0.1 tolerance 0.2"), "cannot read --control"),
-        (("--control", "mu tolerance 10%"), "of which a share says nothing"),
+        (("--control", "homo tolerance 10%"), "of which a share says nothing"),
         (("--control", "qed±0.1"), "no column 'qed'"),
         (("--method", "ctrl", "--target", "gap=4±1"), "--control NAME"),
         (("--target", "gap=4±1", "--settings", '{"candidate": 3}'), "did you mean 'candidates'"),
