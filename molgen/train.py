@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.diffusion import Denoiser, State
 from common.diffusion.model_file import load_weights
+from common.errors import InputError
 from common.named import build
 from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
@@ -73,7 +75,7 @@ def new_model(
         name: of the model.
         seed: of the initial weights.
         facts: what else `model.json` shall say (data, task, ...).
-        init_from: start from the weights of this model (name or folder).
+        init_from: start from the weights of this model (name or folder); its `type_scale` may be another one.
 
     Raises:
         InputError: an unusable configuration, or weights that do not fit.
@@ -81,11 +83,27 @@ def new_model(
     torch.manual_seed(seed)
     model = MoleculeModel.create({**config.describe(name, molecules), **facts})
     if init_from is not None:
-        load_weights(model.denoiser, load_pretrained(init_from).denoiser.state_dict(), init_from)
+        load_weights(model.denoiser, _fitted(load_pretrained(init_from), model, init_from), init_from)
     logger.info(
         "%s: %d molecules, %.2f million parameters", name, len(molecules), learnable_count(model.denoiser) / 1e6
     )
     return model
+
+
+def _fitted(base: MoleculeModel, model: MoleculeModel, source: str) -> dict[str, Tensor]:
+    """Weights of `base` that read a clean state of the model's codec as they read one of their own."""
+    weights = dict(base.denoiser.state_dict())
+    ratio = base.codec.type_scale / model.codec.type_scale
+    if ratio != 1:
+        site = getattr(model.denoiser.network, "features_in", None)
+        if site is None or model.codec.number_scale:
+            raise InputError(
+                f"{source} has another type_scale ({base.codec.type_scale:g}), from which only a transformer without "
+                "number_scale can go on; take that one, or drop --init-from"
+            )
+        name = f"network.{site}.weight"
+        weights[name] = weights[name] * ratio
+    return weights
 
 
 def train(

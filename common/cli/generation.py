@@ -126,8 +126,8 @@ def read_targets(options: GenerationOptions, controls: Collection[str], find: Fi
     return asked
 
 
-def remark_on_inputs(controls: Sequence[Control], inputs: Mapping[str, float]) -> None:
-    """Warn of values, name of a control input -> value, that its data have nothing near.
+def check_inputs(controls: Sequence[Control], inputs: Mapping[str, float]) -> None:
+    """Refuse values, name of a control input -> value, that cannot be, and warn of those far from all of its data.
 
     Raises:
         InputError: a value that cannot be: of a positive quantity, 0 or less.

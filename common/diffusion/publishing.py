@@ -70,6 +70,7 @@ def facts(description: dict[str, Any], samples: str, data_licence: str) -> str:
     """What every card says first, as a Markdown table."""
     training, sampler = description["training"], description["sampler"]
     spent = f"{training['steps']} steps, {training['samples_seen']} {samples}, {training['seconds'] / 60:.0f} minutes"
+    spaced = f", exponent {sampler['exponent']:g}" if sampler.get("exponent", 1) != 1 else ""
     taught = _taught(description["teacher"]) if "teacher" in description else ""
     return f"""| | |
 |---|---|
@@ -77,7 +78,7 @@ def facts(description: dict[str, Any], samples: str, data_licence: str) -> str:
 | network | `{description["network"]["name"]}`, {training["parameters"] / 1e6:.2f} million parameters, in float16 |
 | data | `{description["data"]}`, training part (hash {description["data_hash"]}) |
 | training | {spent} |{taught}
-| sampler | {sampler["solver"]}, {sampler["steps"]} network evaluations |
+| sampler | {sampler["solver"]}, {sampler["steps"]} network evaluations{spaced} |
 | licence | weights: MIT; data: {data_licence} |"""
 
 

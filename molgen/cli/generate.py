@@ -16,11 +16,11 @@ from common.cli.generation import (
     GenerationOptions,
     Made,
     check_complete,
+    check_inputs,
     generation_facts,
     guided,
     open_generation,
     read_targets,
-    remark_on_inputs,
     sample_in_parts,
 )
 from common.cli.guidance import classifier_weight, weaker_denoiser
@@ -83,7 +83,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
             replace(options, target=others), [control.name for control in model.controls], _finder(model)
         )  # fmt: skip
     law = None if by_law is None else _law(options, model, by_law, asked)
-    remark_on_inputs(model.controls, asked.inputs)
+    check_inputs(model.controls, asked.inputs)
     sampler = options.adjusted(model.sampler)
     reward = _reward(options, asked, model)
     log_weight = classifier_weight(options, model, NETWORKS, asked.values)

@@ -53,6 +53,8 @@ class EquivariantTransformer(nn.Module):
     control_site = "embed_global"
     # Which is given what is known of each atom (`common.guidance.NoisyPredictor`).
     readout_site = "features_out"
+    # What reads the channels beside the coordinates.
+    features_in = "embed_node"
     # Inputs, outputs and gates: Muon leaves them to AdamW.
     edge_modules = (
         "embed_node",

@@ -14,11 +14,11 @@ from common.cli.generation import (
     GenerationOptions,
     Made,
     check_complete,
+    check_inputs,
     generation_facts,
     guided,
     open_generation,
     read_targets,
-    remark_on_inputs,
     sample_in_parts,
 )
 from common.cli.guidance import classifier_weight, weaker_denoiser
@@ -64,7 +64,7 @@ def run(options: GenerateOptions) -> dict[str, Any]:
     device = pick_device(options.device)
     model = load_pretrained(options.model, device)
     class_name, asked = wanted(options, model)
-    remark_on_inputs(model.controls, asked.inputs)
+    check_inputs(model.controls, asked.inputs)
     sampler = options.adjusted(model.sampler)
     rewarded = asked.rewards and any(method.needs_reward for method in options.guidance_methods())
     reward = ShapeReward(model.codec, asked.rewards, workers=options.workers) if rewarded else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.cli.generation import GenerationOptions, Made, generation_facts, remark_on_inputs, sample_in_parts
+from common.cli.generation import GenerationOptions, Made, check_inputs, generation_facts, sample_in_parts
 from common.cost import Cost
 from common.diffusion.control import Control
 from common.errors import InputError
@@ -89,5 +89,5 @@ def test_ctrl_c_keeps_what_was_made_and_is_passed_on_where_that_is_nothing(tmp_p
 
 @pytest.mark.parametrize(("asked", "warned"), [(900.0, True), (8.0, False), (None, False)])
 def test_a_value_far_from_all_data_is_warned_of(asked, warned, caplog):
-    remark_on_inputs([Control("gap_ev", mean=7.0, std=2.0)], {} if asked is None else {"gap_ev": asked})
+    check_inputs([Control("gap_ev", mean=7.0, std=2.0)], {} if asked is None else {"gap_ev": asked})
     assert ("gap_ev = 900 lies far outside of the data" in caplog.text) == warned

@@ -8,7 +8,9 @@ import torch
 
 from common.errors import InputError
 from molgen import load_pretrained
+from molgen.data import gdb7_xtb
 from molgen.model import MoleculeModel, SizeLaw
+from molgen.train import ModelConfig, new_model
 
 DESCRIPTION = {
     "domain": "molgen",
@@ -111,3 +113,29 @@ def test_models_of_others_are_refused(model, tmp_path):
         load_pretrained(tmp_path)
     with pytest.raises(InputError, match="no model 'nosuch'"):
         load_pretrained("nosuch")
+
+
+@pytest.mark.parametrize("type_scale", [0.25, 1.0, 2.0])
+def test_weights_go_on_at_another_scale_of_types(type_scale, tmp_path):
+    molecules = gdb7_xtb.load().select(np.arange(8))
+    network = {"name": "transformer", "width": 32, "pair_width": 8, "n_layers": 1, "n_heads": 2, "n_vectors": 2}
+    base = new_model(molecules, ModelConfig(network), name="base", seed=0, facts={})
+    base.save(tmp_path)
+    codec = {"coordinate_scale": 0.75, "type_scale": type_scale}
+    other = new_model(molecules, ModelConfig(network, codec=codec), name="b", seed=1, facts={}, init_from=str(tmp_path))
+    t = torch.full((8,), 0.1)
+    raw = []
+    for model in (base, other):
+        state = model.codec.encode(molecules)
+        with torch.no_grad():
+            raw.append(model.denoiser.network(state.x, t, state.mask))
+    torch.testing.assert_close(raw[1], raw[0])
+
+
+def test_only_a_transformer_goes_on_at_another_scale_of_types(tmp_path):
+    molecules = gdb7_xtb.load().select(np.arange(8))
+    network = {"name": "egnn", "hidden_nf": 16, "n_layers": 1}
+    new_model(molecules, ModelConfig(network), name="base", seed=0, facts={}).save(tmp_path)
+    codec = {"coordinate_scale": 0.75, "type_scale": 0.25}
+    with pytest.raises(InputError, match="another type_scale"):
+        new_model(molecules, ModelConfig(network, codec=codec), name="b", seed=1, facts={}, init_from=str(tmp_path))
