@@ -78,11 +78,18 @@ class MoleculeModel:
 
     @classmethod
     def create(cls, description: Mapping[str, Any]) -> MoleculeModel:
-        """An untrained model from a description as `model.json` holds it."""
+        """An untrained model from a description as `model.json` holds it; `InputError` if that cannot be."""
         denoiser = build_denoiser(description, NETWORKS, MOLECULE_PARAMETERISATIONS)
+        codec = build(MoleculeCodec, description["codec"], "codec")
+        scale = getattr(denoiser.parameterisation, "type_scale", codec.type_scale)
+        if scale != codec.type_scale:
+            raise InputError(
+                f"got type_scale {scale:g} of the parameterisation and {codec.type_scale:g} of the codec; "
+                "expected one for both"
+            )
         return cls(
             denoiser=denoiser,
-            codec=build(MoleculeCodec, description["codec"], "codec"),
+            codec=codec,
             size_law=SizeLaw(tuple(description["size_law"]["sizes"]), tuple(description["size_law"]["weights"])),
             sampler=build_sampler(denoiser.process, description["sampler"]),
             description=description,

@@ -45,11 +45,14 @@ class ModelConfig:
         elements = [int(z) for z in np.unique(molecules.numbers)]
         codec = build(MoleculeCodec, {"elements": elements, **self.codec}, "codec")
         law = SizeLaw.of(molecules)
+        parameterisation = dict(self.parameterisation)
+        if parameterisation.get("name") == "categorical_types":
+            parameterisation.setdefault("type_scale", codec.type_scale)
         return {
             "domain": "molgen",
             "name": name,
             "network": {**self.network, "n_features": codec.n_features},
-            "parameterisation": dict(self.parameterisation),
+            "parameterisation": parameterisation,
             "schedule": dict(self.schedule),
             "space": {"name": "centered", "n_coordinates": 3},
             "codec": asdict(codec),
@@ -102,7 +105,8 @@ def _fitted(base: MoleculeModel, model: MoleculeModel, source: str) -> dict[str,
                 "number_scale can go on; take that one, or drop --init-from"
             )
         name = f"network.{site}.weight"
-        weights[name] = weights[name] * ratio
+        if name in weights:
+            weights[name] = weights[name] * ratio
     return weights
 
 

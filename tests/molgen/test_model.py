@@ -139,3 +139,9 @@ def test_only_a_transformer_goes_on_at_another_scale_of_types(tmp_path):
     codec = {"coordinate_scale": 0.75, "type_scale": 0.25}
     with pytest.raises(InputError, match="another type_scale"):
         new_model(molecules, ModelConfig(network, codec=codec), name="b", seed=1, facts={}, init_from=str(tmp_path))
+
+
+def test_types_have_one_scale():
+    description = {**DESCRIPTION, "parameterisation": {"name": "categorical_types", "type_scale": 0.25}}
+    with pytest.raises(InputError, match=r"type_scale 0\.25 of the parameterisation and 1 of the codec"):
+        MoleculeModel.create(description)
