@@ -186,9 +186,7 @@ class _Layer(nn.Module):
 
         squared = _squared_distances(vectors)  # (k, B, N, N)
         geometry = torch.log1p(squared).to(e.dtype).permute(1, 2, 3, 0)
-        z = self.pair_in(torch.cat([e, geometry], dim=-1))
-        z += left.unsqueeze(2)
-        z += right.unsqueeze(1)
+        z = self.pair_in(torch.cat([e, geometry], dim=-1)) + left.unsqueeze(2) + right.unsqueeze(1)
         update, logits, push = self.pair_out(F.silu(z)).split([e.shape[-1], self.n_heads, self.n_vectors], dim=-1)
         e = e + update
 
