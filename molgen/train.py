@@ -20,6 +20,7 @@ from common.training.fit import FitConfig, FitResult, learnable_count
 from common.training.optimiser import OptimiserConfig
 from common.training.pretrain import BatchConfig, Teacher, pretrain
 from molgen.chemistry.bonds import edm_bonds, edm_stability
+from molgen.chemistry.elements import symbol
 from molgen.data.batches import MoleculeBatches
 from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
@@ -78,7 +79,8 @@ def new_model(
         name: of the model.
         seed: of the initial weights.
         facts: what else `model.json` shall say (data, task, ...).
-        init_from: start from the weights of this model (name or folder); its `type_scale` may be another one.
+        init_from: start from the weights of this model (name or folder); its elements and `type_scale` may be other
+            ones.
 
     Raises:
         InputError: an unusable configuration, or weights that do not fit.
@@ -94,20 +96,42 @@ def new_model(
 
 
 def _fitted(base: MoleculeModel, model: MoleculeModel, source: str) -> dict[str, Tensor]:
-    """Weights of `base` that read a clean state of the model's codec as they read one of their own."""
+    """Weights of `base` that read and answer states of the model's codec as they do their own.
+
+    An element that `base` has not seen keeps the model's initial weights; one that the model lacks is left out.
+    """
+    given, wanted = base.codec, model.codec
+    if given.coordinate_scale != wanted.coordinate_scale:
+        raise InputError(
+            f"got coordinate_scale {wanted.coordinate_scale:g} of the codec, but {source} has learnt with "
+            f"{given.coordinate_scale:g}; take that one, or drop --init-from"
+        )
     weights = dict(base.denoiser.state_dict())
-    ratio = base.codec.type_scale / model.codec.type_scale
-    if ratio != 1:
-        site = getattr(model.denoiser.network, "features_in", None)
-        if site is None or model.codec.number_scale:
-            raise InputError(
-                f"{source} has another type_scale ({base.codec.type_scale:g}), from which only a transformer without "
-                "number_scale can go on; take that one, or drop --init-from"
-            )
-        name = f"network.{site}.weight"
-        if name in weights:
-            weights[name] = weights[name] * ratio
-    return weights
+    if (given.elements, given.type_scale) == (wanted.elements, wanted.type_scale):
+        return weights
+    network = model.denoiser.network
+    site = getattr(network, "features_in", None)
+    if site is None or given.number_scale or wanted.number_scale:
+        raise InputError(
+            f"{source} has {_types(given)} where the model has {_types(wanted)}: weights of only a transformer without "
+            "number_scale can go on with others; take those, or drop --init-from"
+        )
+    read, answered = f"network.{site}.weight", [f"network.{network.readout_site}.{part}" for part in ("weight", "bias")]
+    fitted = {name: value.clone() for name, value in model.denoiser.state_dict().items() if name in (read, *answered)}
+    if read not in weights or len(weights[read]) != len(fitted[read]):
+        # Weights of another network: loading them says what does not fit.
+        return weights
+    known = [i for i, element in enumerate(wanted.elements) if element in given.elements]
+    places = [given.elements.index(wanted.elements[i]) for i in known]
+    fitted[read][:, known] = weights[read][:, places] * (given.type_scale / wanted.type_scale)
+    for name in answered:
+        fitted[name][known] = weights[name][places]
+    return {**weights, **fitted}
+
+
+def _types(codec: MoleculeCodec) -> str:
+    """`H C N, type_scale 1`."""
+    return f"{' '.join(symbol(z) for z in codec.elements)}, type_scale {codec.type_scale:g}"
 
 
 def train(

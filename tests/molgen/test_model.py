@@ -23,6 +23,7 @@ DESCRIPTION = {
     "size_law": {"sizes": [5, 8, 12], "weights": [1, 2, 1]},
     "sampler": {"steps": 6, "solver": "sde-dpm2"},
 }
+SMALL = {"name": "transformer", "width": 32, "pair_width": 8, "n_layers": 1, "n_heads": 2, "n_vectors": 2}
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +119,10 @@ def test_models_of_others_are_refused(model, tmp_path):
 @pytest.mark.parametrize("type_scale", [0.25, 1.0, 2.0])
 def test_weights_go_on_at_another_scale_of_types(type_scale, tmp_path):
     molecules = gdb7_xtb.load().select(np.arange(8))
-    network = {"name": "transformer", "width": 32, "pair_width": 8, "n_layers": 1, "n_heads": 2, "n_vectors": 2}
-    base = new_model(molecules, ModelConfig(network), name="base", seed=0, facts={})
+    base = new_model(molecules, ModelConfig(SMALL), name="base", seed=0, facts={})
     base.save(tmp_path)
     codec = {"coordinate_scale": 0.75, "type_scale": type_scale}
-    other = new_model(molecules, ModelConfig(network, codec=codec), name="b", seed=1, facts={}, init_from=str(tmp_path))
+    other = new_model(molecules, ModelConfig(SMALL, codec=codec), name="b", seed=1, facts={}, init_from=str(tmp_path))
     t = torch.full((8,), 0.1)
     raw = []
     for model in (base, other):
@@ -137,8 +137,50 @@ def test_only_a_transformer_goes_on_at_another_scale_of_types(tmp_path):
     network = {"name": "egnn", "hidden_nf": 16, "n_layers": 1}
     new_model(molecules, ModelConfig(network), name="base", seed=0, facts={}).save(tmp_path)
     codec = {"coordinate_scale": 0.75, "type_scale": 0.25}
-    with pytest.raises(InputError, match="another type_scale"):
+    with pytest.raises(InputError, match=r"type_scale 1 where the model has .* type_scale 0\.25"):
         new_model(molecules, ModelConfig(network, codec=codec), name="b", seed=1, facts={}, init_from=str(tmp_path))
+
+
+def of_elements(molecules, *elements):
+    owner = np.repeat(np.arange(len(molecules)), molecules.num_atoms)
+    strange = np.unique(owner[~np.isin(molecules.numbers, elements)])
+    return molecules.select(np.setdiff1d(np.arange(len(molecules)), strange))
+
+
+def test_weights_go_on_with_other_elements(tmp_path):
+    hydrocarbons = of_elements(gdb7_xtb.load(), 1, 6).select(np.arange(8))
+    few = new_model(hydrocarbons, ModelConfig(SMALL), name="few", seed=0, facts={})
+    few.save(tmp_path / "few")
+    everything = gdb7_xtb.load().select(np.arange(200))
+    more = new_model(everything, ModelConfig(SMALL), name="more", seed=1, facts={}, init_from=str(tmp_path / "few"))
+    more.save(tmp_path / "more")
+    again = new_model(hydrocarbons, ModelConfig(SMALL), name="b", seed=2, facts={}, init_from=str(tmp_path / "more"))
+    assert len(more.codec.elements) > len(few.codec.elements) == len(again.codec.elements)
+    t = torch.full((8,), 0.1)
+    raw = {}
+    for model in (few, more, again):
+        state = model.codec.encode(hydrocarbons)
+        with torch.no_grad():
+            found = model.denoiser.network(state.x, t, state.mask)
+        raw[model.description["name"]] = found[..., [*range(3), *(3 + model.codec.elements.index(z) for z in (1, 6))]]
+    # Hydrocarbons are read, and their elements answered, as before.
+    torch.testing.assert_close(raw["more"], raw["few"])
+    torch.testing.assert_close(raw["b"], raw["few"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codec": {"coordinate_scale": 0.5, "type_scale": 1.0}}, r"coordinate_scale 0\.5 of the codec, .* with 0\.75"),
+        ({"network": {**SMALL, "width": 16}}, "has shape"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change, message, tmp_path):
+    hydrocarbons = of_elements(gdb7_xtb.load(), 1, 6).select(np.arange(8))
+    new_model(hydrocarbons, ModelConfig(SMALL), name="base", seed=0, facts={}).save(tmp_path)
+    config = ModelConfig(**{"network": SMALL, **change})
+    with pytest.raises(InputError, match=message):
+        new_model(gdb7_xtb.load().select(np.arange(200)), config, name="b", seed=1, facts={}, init_from=str(tmp_path))
 
 
 def test_types_have_one_scale():
