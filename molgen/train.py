@@ -26,6 +26,7 @@ from molgen.data.codec import MoleculeCodec
 from molgen.data.molecules import MoleculeSet
 from molgen.metrics.validity import edm_smiles
 from molgen.model import MoleculeModel, SizeLaw
+from molgen.models.transformer import EquivariantTransformer
 from molgen.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def new_model(
         seed: of the initial weights.
         facts: what else `model.json` shall say (data, task, ...).
         init_from: start from the weights of this model (name or folder); its elements and `type_scale` may be other
-            ones.
+            ones, and a transformer may get more layers.
 
     Raises:
         InputError: an unusable configuration, or weights that do not fit.
@@ -98,7 +99,8 @@ def new_model(
 def _fitted(base: MoleculeModel, model: MoleculeModel, source: str) -> dict[str, Tensor]:
     """Weights of `base` that read and answer states of the model's codec as they do their own.
 
-    An element that `base` has not seen keeps the model's initial weights; one that the model lacks is left out.
+    An element that `base` has not seen keeps the model's initial weights; one that the model lacks is left out. Layers
+    of a transformer that `base` has not got change nothing at first.
     """
     given, wanted = base.codec, model.codec
     if given.coordinate_scale != wanted.coordinate_scale:
@@ -107,9 +109,12 @@ def _fitted(base: MoleculeModel, model: MoleculeModel, source: str) -> dict[str,
             f"{given.coordinate_scale:g}; take that one, or drop --init-from"
         )
     weights = dict(base.denoiser.state_dict())
+    shallow, network = getattr(base.denoiser, "network", None), model.denoiser.network
+    if isinstance(shallow, EquivariantTransformer) and isinstance(network, EquivariantTransformer):
+        layers = max(len(shallow.layers), len(network.layers))
+        weights = {f"network.{name}": value for name, value in shallow.deepened(layers).items()}
     if (given.elements, given.type_scale) == (wanted.elements, wanted.type_scale):
         return weights
-    network = model.denoiser.network
     site = getattr(network, "features_in", None)
     if site is None or given.number_scale or wanted.number_scale:
         raise InputError(

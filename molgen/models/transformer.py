@@ -16,6 +16,7 @@ with pair bias (AlphaFold 2's structure); the combination is ours.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -144,6 +145,19 @@ class EquivariantTransformer(nn.Module):
         displacement = torch.einsum("kbnx,k->bnx", vectors, self.coordinates_out.weight[0])
         return torch.cat([_CENTERED.project(displacement, mask).to(x.dtype), features.to(x.dtype)], dim=-1)
 
+    def deepened(self, n_layers: int) -> dict[str, Tensor]:
+        """Weights of such a network with at least as many layers that answers as this one does.
+
+        The further layers are copies of others, spread evenly, that change nothing until they learn to.
+        """
+        deep = {name: value for name, value in self.state_dict().items() if not name.startswith("layers.")}
+        sources = [place * len(self.layers) // n_layers for place in range(n_layers)]
+        for place, source in enumerate(sources):
+            layer = cast(_Layer, self.layers[source])
+            weights = layer.silenced() if source in sources[:place] else layer.state_dict()
+            deep.update({f"layers.{place}.{name}": value for name, value in weights.items()})
+        return deep
+
 
 class _Layer(nn.Module):
     """Pairs from nodes and geometry, then attention, coordinates and a feed-forward block from the pairs."""
@@ -154,6 +168,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.n_vectors = n_vectors
+        self.pair_width = pair_width
         hidden = 2 * pair_width
         self.hidden = hidden
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
@@ -187,7 +202,7 @@ class _Layer(nn.Module):
         squared = _squared_distances(vectors)  # (k, B, N, N)
         geometry = torch.log1p(squared).to(e.dtype).permute(1, 2, 3, 0)
         z = self.pair_in(torch.cat([e, geometry], dim=-1)) + left.unsqueeze(2) + right.unsqueeze(1)
-        update, logits, push = self.pair_out(F.silu(z)).split([e.shape[-1], self.n_heads, self.n_vectors], dim=-1)
+        update, logits, push = self.pair_out(F.silu(z)).split([self.pair_width, self.n_heads, self.n_vectors], dim=-1)
         e = e + update
 
         heads = (batch, n, self.n_heads, width // self.n_heads)
@@ -212,6 +227,18 @@ class _Layer(nn.Module):
         hn = self.norm_mlp(h + self.vector_norms(norms)) * (1 + scale_m) + shift_m
         h = h + gate_m * self.mlp_out(F.silu(self.mlp_in(hn)))
         return h, e, vectors
+
+    def silenced(self) -> dict[str, Tensor]:
+        """The weights, but for what the layer adds to the three streams: that is zero."""
+        weights = {name: value.clone() for name, value in self.state_dict().items()}
+        for name, value in weights.items():
+            if name.startswith(("attention_out", "mlp_out", "vector_mix")):
+                value.zero_()
+            elif name.startswith("pair_out"):
+                update, _, push = value.split([self.pair_width, self.n_heads, self.n_vectors])
+                update.zero_()
+                push.zero_()
+        return weights
 
     def _move(self, vectors: Tensor, squared: Tensor, push: Tensor, gate: Tensor) -> Tensor:
         """X_i + sum_j w_ij (X_i - X_j) / (1 + |X_i - X_j|) + g_i (mixture of atom i's vectors).

@@ -168,11 +168,31 @@ def test_weights_go_on_with_other_elements(tmp_path):
     torch.testing.assert_close(raw["b"], raw["few"])
 
 
+@pytest.mark.parametrize("n_layers", [2, 3, 5])
+def test_a_deeper_network_begins_as_the_shallow_one_and_learns_everywhere(n_layers, tmp_path):
+    molecules = gdb7_xtb.load().select(np.arange(8))
+    base = new_model(molecules, ModelConfig({**SMALL, "n_layers": 2}), name="base", seed=0, facts={})
+    base.save(tmp_path)
+    config = ModelConfig({**SMALL, "n_layers": n_layers})
+    deep = new_model(molecules, config, name="deep", seed=1, facts={}, init_from=str(tmp_path))
+    assert len(deep.denoiser.network.layers) == n_layers
+    state, t = base.codec.encode(molecules), torch.full((8,), 0.1)
+    network = deep.denoiser.network
+    answers = [model.denoiser.network(state.x, t, state.mask) for model in (base, deep)]
+    torch.testing.assert_close(answers[1], answers[0], atol=0, rtol=0)
+    answers[1].square().sum().backward()
+    for layer in network.layers:
+        for outgoing in (layer.attention_out, layer.mlp_out, layer.pair_out):
+            assert outgoing.weight.grad.norm() > 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"codec": {"coordinate_scale": 0.5, "type_scale": 1.0}}, r"coordinate_scale 0\.5 of the codec, .* with 0\.75"),
         ({"network": {**SMALL, "width": 16}}, "has shape"),
+        ({"network": {**SMALL, "n_layers": 2, "pair_width": 4}}, "has shape"),
+        ({"network": {**SMALL, "n_layers": 0}}, "unknown"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change, message, tmp_path):
