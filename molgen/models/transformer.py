@@ -151,7 +151,7 @@ class EquivariantTransformer(nn.Module):
         The further layers are copies of others, spread evenly, that change nothing until they learn to.
         """
         deep = {name: value for name, value in self.state_dict().items() if not name.startswith("layers.")}
-        sources = [place * len(self.layers) // n_layers for place in range(n_layers)]
+        sources = [((place + 1) * len(self.layers) - 1) // n_layers for place in range(n_layers)]
         for place, source in enumerate(sources):
             layer = cast(_Layer, self.layers[source])
             weights = layer.silenced() if source in sources[:place] else layer.state_dict()
