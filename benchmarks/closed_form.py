@@ -9,7 +9,8 @@ mixture the Wasserstein-1 distance in units of x; both of 6,000 samples. The til
 of steps. Mean and range over the seeds.
 
 `controls` has two inputs that CTRL learns from pay-off samples, each state's candidates weighed for one value or for
-several (`values_each`): mean KL to the posterior in nats a channel, over three questions.
+several (`values_each`), or in hindsight from samples of the base: mean KL to the posterior in nats a channel, over
+three questions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from contracts import control_world
 from contracts.tilted_cases import CASES, CENTRED, EUCLIDEAN, MIXTURE
 from contracts.worlds import GaussianWorld, noise_source, train
 
-from common.algorithms import Rgdm
+from common.algorithms import RewardWeighted, Rgdm
 from common.algorithms.rollout import rollout_sampler
 from common.diffusion import State
 
@@ -80,10 +81,11 @@ def _show(name: str, cases: dict, seeds: int) -> None:
 
 
 def _show_controls(seeds: int) -> None:
-    print("\ncontrols\n\n| chains | values a state | KL, nats a channel | evaluations | CPU s |\n|---|---|---|---|---|")
+    print("\ncontrols\n\n| chains | learnt from | KL, nats a channel | evaluations | CPU s |\n|---|---|---|---|---|")
     sampler = rollout_sampler(control_world.PROCESS, control_world.STEPS)
-    for (chains, iterations), values in product(_CHAINS, (1, 2, 4, 8)):
-        inner = Rgdm(sampler, 1.0, look_ahead=3)
+    payoff, hindsight = Rgdm(sampler, 1.0, look_ahead=3), RewardWeighted(sampler, 1.0, draws=8)
+    ways = [(f"pay-off samples, values a state: {values}", payoff, values) for values in (1, 2, 4, 8)]
+    for (chains, iterations), (name, inner, values) in product(_CHAINS, [*ways, ("hindsight", hindsight, 1)]):
         found, start = [], time.process_time()
         for seed in range(seeds):
             policy, cost = control_world.fit(
@@ -93,7 +95,7 @@ def _show_controls(seeds: int) -> None:
             found.append(sum(divergences) / len(divergences))
         seconds = (time.process_time() - start) / seeds
         print(
-            f"| {chains * iterations:,} | {values} | {sum(found) / seeds:.3f} ({min(found):.3f} to {max(found):.3f}) | "
+            f"| {chains * iterations:,} | {name} | {sum(found) / seeds:.3f} ({min(found):.3f} to {max(found):.3f}) | "
             f"{cost.evaluations:,} | {seconds:.1f} |",
             flush=True,
         )

@@ -17,11 +17,19 @@ probability `null_share`, so that controls also work alone.
 The training itself is `Backprop`, the paper's, or any other algorithm here; with `Rgdm` what a state's candidates are
 worth is asked for several values at once, for p(y | x) of samples that have been scored costs nothing.
 
+With `RewardWeighted` on samples of the base, or on data like those that it was trained on, there is nothing to search
+for: in hindsight (arXiv 1707.01495; with a predictor as the simulator, arXiv 1605.06376) each x is an example of what
+it might have been asked for. With y drawn from q(y | x) = prod_i p_i(y_i | x)^gamma_i / Z(x), and weights
+exp(r(x, y)) / q(y | x), which for the reward of the controls alone are Z(x), the pairs have the law
+p_pre(x) prod_i p_i(y_i | x)^gamma_i, and the denoising loss on them is smallest where the denoiser is that of the
+p(x | y) above, for every y. No label is needed but those that the predictor has learnt.
+
 Known biases: those of the inner method; and the predictor's, which the policy will find: judge by another.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +38,7 @@ from torch import Tensor, nn
 
 from common.algorithms.algorithm import Algorithm, Policy
 from common.algorithms.experience import Experience
+from common.algorithms.reward_weighted import Relabel, RewardWeighted
 from common.algorithms.rgdm import Rgdm
 from common.diffusion import DenoiserFunction, Sampler, State
 from common.diffusion.control import Control
@@ -40,6 +49,8 @@ from common.rewards import Measure, Remembering, Reward, RewardResult
 
 # Quantiles of the outcomes between which targets are spread evenly: no outlier stretches the range.
 _EVEN_RANGE = (0.01, 0.99)
+# Times that a rare outcome counts, at most.
+_RAREST = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,35 @@ class ControlTerm:
         if not self.control.asked(state).any():
             return state.x.new_zeros(len(state))
         return self.control.log_prob(state, self.predictor(state), self.scale, self.tolerance)
+
+    def relabel(
+        self, state: State, generator: torch.Generator, null_share: float = 0.0, even_share: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """What B clean states might have been asked for: outcomes (B,) drawn from p(y | x)^gamma, some of them NULL.
+
+        And their log densities (B,), less by how much `draw` asks for such an outcome more often than the offline set
+        has it: what divides these out leaves the law of `draw`.
+        """
+        y, log_density = self.control.draw(self.predictor(state), generator, self.scale, self.tolerance, self.gamma)
+        if even_share > 0 and not self.control.classes:
+            log_density = log_density - self._rarity(y, even_share)
+        left_out = (torch.rand(len(y), generator=generator) < null_share).to(y.device)
+        nothing = self.control.nothing(len(y), y.device).to(y.dtype)
+        return torch.where(left_out, nothing, y), torch.where(left_out, torch.zeros_like(log_density), log_density)
+
+    def _rarity(self, y: Tensor, even_share: float) -> Tensor:
+        """(B,) log of the density of `draw` over that of the outcomes, at values (B,) that may be NaN."""
+        outcomes = self.outcomes.to(y)
+        z, points = self.control.standardised(y), self.control.standardised(outcomes)
+        low, high = torch.quantile(points, points.new_tensor(_EVEN_RANGE))
+        # A Gaussian kernel estimate with Silverman's width.
+        points = points[torch.linspace(0, len(points) - 1, min(len(points), 1000), device=points.device).long()]
+        width = 1.06 * points.std().clamp(min=1e-6) * len(points) ** -0.2
+        logs = -0.5 * ((z[:, None] - points) / width) ** 2 - (width * math.sqrt(2 * math.pi)).log()
+        density = logs.logsumexp(dim=1) - math.log(len(points))
+        even = ((z >= low) & (z <= high)) / (high - low)
+        ratio = (1 - even_share) + even_share * even / density.exp()
+        return torch.nan_to_num(ratio.clamp(max=_RAREST)).clamp(min=1e-6).log()
 
     def draw(
         self, count: int, generator: torch.Generator, null_share: float = 0.0, even_share: float = 0.0
@@ -220,12 +260,27 @@ class Ctrl:
     ) -> Experience:
         """See `Algorithm`, with targets drawn for the batch; its own conditions stay. `reward` is `self.reward`, or one
         that contains it."""
+        if isinstance(self.inner, RewardWeighted) and self.inner.source != "policy":
+            return self.inner.collect(policy, reference, reward, batch, noise, generator, self._relabel(generator))
         asked = self.draw(len(batch), generator)
         batch = batch.replace(condition={**batch.condition, **_on(batch.x.device, asked)})
         if isinstance(self.inner, Rgdm):
             others = [_on(batch.x.device, self.draw(len(batch), generator)) for _ in range(self.values_each - 1)]
             return self.inner.collect(policy, reference, reward, batch, noise, generator, others)
         return self.inner.collect(policy, reference, reward, batch, noise, generator)
+
+    def _relabel(self, generator: torch.Generator) -> Relabel:
+        terms = ControlReward(self.terms).terms
+
+        def relabel(clean: State) -> tuple[State, Tensor]:
+            drawn = {
+                term.control.name: term.relabel(clean, generator, self.null_share, self.even_share) for term in terms
+            }
+            condition = {**clean.condition, **{name: y for name, (y, _) in drawn.items()}}
+            total = torch.stack([log_density for _, log_density in drawn.values()]).sum(dim=0)
+            return clean.replace(condition=condition), total
+
+        return relabel
 
     def draw(self, count: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """name -> (count,) what to ask for; the same throughout a group of the inner method."""

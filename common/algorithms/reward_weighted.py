@@ -14,6 +14,8 @@ optimum instead of all the way; the optimum, where weights are even, stays the f
 (The ratio with the denoising loss, which we tried first, runs away: chains of few steps are narrower than the data that
 their denoiser was fitted to, so every round narrows, until one sample has all the weight.)
 
+Under `Ctrl`, `data` and `reference` learn what each sample might have been asked for: see there.
+
 Known biases: the self-normalisation of the weights, of order 1 / batch. A denoiser fitted to tilted data has, in few
 steps, the narrower chain that any denoiser has: `data` and `reference` reach the tilted law in many steps. The
 effective sample size falls with the tilt, and for `policy` with the distance of the policy from the optimum, all
@@ -22,6 +24,7 @@ degrees of freedom and steps together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +41,9 @@ from common.errors import InputError
 from common.named import nearest
 from common.rewards import Reward
 
+# B clean states -> the same, asked for what they might have been asked for, and the log density (B,) of being asked so.
+Relabel = Callable[[State], tuple[State, Tensor]]
+
 SOURCES = ("data", "reference", "policy")
 
 
@@ -51,6 +57,7 @@ class RewardWeighted(FromChains):
         source: `data` (the batch itself), `reference` (samples of the base) or `policy`.
         effective_share: for `policy`: the share of effective samples below which weights are tempered.
         likelihood: the loss that is weighted; not for `policy`.
+        draws: times and noises at which each sample is learnt; not for `policy`.
         epochs: see `Algorithm`; times and noise stay the same within an experience.
     """
 
@@ -59,6 +66,7 @@ class RewardWeighted(FromChains):
     source: str = "reference"
     effective_share: float = 0.3
     likelihood: Likelihood = field(default_factory=Likelihood)
+    draws: int = 1
     epochs: int = 1
 
     def __post_init__(self) -> None:
@@ -67,8 +75,11 @@ class RewardWeighted(FromChains):
             raise InputError(
                 f"got source '{self.source}'{nearest(self.source, SOURCES)}; expected one of {', '.join(SOURCES)}"
             )
-        if not 0 < self.effective_share < 1:
-            raise InputError(f"got effective_share {self.effective_share}, expected a number between 0 and 1")
+        if not 0 < self.effective_share < 1 or self.draws < 1:
+            raise InputError(
+                f"got effective_share {self.effective_share} and draws {self.draws}, expected between 0 and 1, and "
+                "at least 1"
+            )
         if self.source == "policy":
             require_density(self.sampler)
 
@@ -85,24 +96,34 @@ class RewardWeighted(FromChains):
         batch: State,
         noise: NoiseSource,
         generator: torch.Generator,
+        relabel: Relabel | None = None,
     ) -> Experience:
-        """See `Algorithm`: B clean states with weight, time and noise; for `policy` the steps of B chains."""
+        """See `Algorithm`: B x `draws` clean states with weight, time and noise; for `policy` the steps of B chains.
+
+        With `relabel` each is asked, afterwards, for what it might have been asked for.
+        """
         if self.source == "policy":
             return self._own_paths(policy, reference, reward, batch, noise)
-        clean, cost = batch, Cost()
+        clean, cost = batch, Cost(reward_calls=len(batch))
         if self.source == "reference":
             chains = rollout(reference, self.sampler, batch, noise)
-            clean, cost = chains.state(-1), chains.cost
+            clean, cost = chains.state(-1), cost + chains.cost
         scored = score(reward, clean)
-        weights = _weights(self._log_weights(scored))
+        rows, log_weights = [], []
+        for _ in range(self.draws):
+            asked, log_weight = clean, self._log_weights(scored)
+            if relabel is not None:
+                asked, log_density = relabel(clean)
+                log_weight = self._log_weights(score(reward, asked)) - log_density
+            rows.append(self.likelihood.experience(asked, generator))
+            log_weights.append(log_weight)
+        weights = _weights(torch.cat(log_weights))
+        # Of what samples turned out to be, their reward says nothing.
+        metrics = scored.metrics() if relabel is None else {"valid": scored.metrics()["valid"]}
         return (
-            self.likelihood.experience(clean, generator)
+            Experience.concatenate(rows)
             .with_extra(weight=weights)
-            .replace(
-                rewards=scored.values,
-                metrics={**scored.metrics(), **scalars(effective_share=_effective_share(weights))},
-                cost=cost + Cost(reward_calls=len(batch)),
-            )
+            .replace(metrics={**metrics, **scalars(effective_share=_effective_share(weights))}, cost=cost)
         )
 
     def _log_weights(self, scored: Scored) -> Tensor:

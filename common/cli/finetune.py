@@ -194,6 +194,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
         domain: the domain's side, its networks on `device`.
         device: of the run.
     """
+    from common.algorithms import Conditional
     from common.algorithms.rollout import rollout_sampler
     from common.diffusion.model_file import weights_digest
     from common.training.finetune import Method, finetune, policies, reward_of
@@ -217,9 +218,10 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     terms = domain.terms([parse_control(text) for text in options.control])
     if options.method != "likelihood":
         check_learnt_from(terms, options.half, options.data or task.model.description.get("data"))
-    labels = [term.control.name for term in terms]
     pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
     algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
+    # Only likelihood learns from the labels themselves; other methods have a predictor of them, for any data.
+    labels = [term.control.name for term in terms] if isinstance(algorithm, Conditional) else []
     optimiser = options.optimiser_config()
     # What cannot work is said before the run directory is made.
     with _reward(domain, options.target, None) as reward, _reward(domain, options.judge, None):

@@ -108,28 +108,70 @@ class Control:
             tolerance: of a continuous y: a std that is added, in squares, to the predictor's; under `log` a share of y.
         """
         asked = self.asked(state)
-        mean = predicted if isinstance(predicted, Tensor) else predicted[0]
-        if isinstance(predicted, Tensor) != bool(self.classes):
-            given, kind = ("logits", "continuous") if isinstance(predicted, Tensor) else ("mean and std", "a class")
-            raise InputError(f"control '{self.name}' is {kind}, but its predictor gives {given}")
+        self._check(predicted)
         if not asked.any():
-            return mean.new_zeros(len(state))
+            return (predicted if isinstance(predicted, Tensor) else predicted[0]).new_zeros(len(state))
         wanted = state.condition[self.name]
         if isinstance(predicted, Tensor):
             all_classes = (predicted / scale).log_softmax(dim=-1)
             found = all_classes.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
         else:
-            std, wanted = predicted[1] * scale, wanted.to(mean.dtype)
-            if self.log:
-                # To first order; a prediction that is not positive is no more than very small.
-                mean = mean.clamp(min=_LEAST_SHARE * math.exp(self.mean))
-                mean, std, wanted, tolerance = mean.log(), std / mean, wanted.log(), math.log1p(tolerance)
-            if tolerance:
-                std = torch.hypot(std, torch.as_tensor(tolerance).to(std))
+            mean, std = self._normal(predicted, scale, tolerance)
+            wanted = wanted.to(mean.dtype)
             # A blank stands in for what is not asked, so that no NaN enters the gradient.
-            target = torch.where(asked, wanted, mean.detach())
+            target = torch.where(asked, wanted.log() if self.log else wanted, mean.detach())
             found = torch.distributions.Normal(mean, std, validate_args=False).log_prob(target)
         return torch.where(asked, found, torch.zeros_like(found))
+
+    def draw(
+        self,
+        predicted: Predicted,
+        generator: torch.Generator,
+        scale: float = 1.0,
+        tolerance: float = 0.0,
+        power: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """What samples might have been asked for: y (B,) drawn from p(y | x)^power, normalised, and log densities (B,).
+
+        Densities are of log y under `log`. Where a prediction is not finite y asks for nothing, at a density of 1.
+
+        Args:
+            predicted: of B states, and scale, tolerance: see `log_prob`.
+            generator: on the CPU.
+            power: sharpens the law above 1.
+        """
+        self._check(predicted)
+        if isinstance(predicted, Tensor):
+            usable = torch.isfinite(predicted).all(dim=-1)
+            logits = torch.where(usable[:, None], predicted, torch.zeros_like(predicted)) * power / scale
+            law = logits.log_softmax(dim=-1)
+            y = torch.multinomial(law.exp().cpu(), 1, generator=generator)[:, 0].to(law.device)
+            log_density = law.gather(1, y[:, None])[:, 0]
+        else:
+            mean, std = self._normal(predicted, scale, tolerance)
+            std = std / math.sqrt(power)
+            y = mean + std * torch.randn(len(mean), generator=generator, dtype=mean.dtype).to(mean.device)
+            log_density = torch.distributions.Normal(mean, std, validate_args=False).log_prob(y)
+            y = y.exp() if self.log else y
+            usable = torch.isfinite(y) & torch.isfinite(log_density)
+        nothing = self.nothing(len(y), y.device).to(y.dtype)
+        return torch.where(usable, y, nothing), torch.where(usable, log_density, torch.zeros_like(log_density))
+
+    def _check(self, predicted: Predicted) -> None:
+        if isinstance(predicted, Tensor) != bool(self.classes):
+            given, kind = ("logits", "continuous") if isinstance(predicted, Tensor) else ("mean and std", "a class")
+            raise InputError(f"control '{self.name}' is {kind}, but its predictor gives {given}")
+
+    def _normal(self, predicted: tuple[Tensor, Tensor], scale: float, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Mean and std (B,) of y, or of log y under `log`; see `log_prob`."""
+        mean, std = predicted[0], predicted[1] * scale
+        if self.log:
+            # To first order; a prediction that is not positive is no more than very small.
+            mean = mean.clamp(min=_LEAST_SHARE * math.exp(self.mean))
+            mean, std, tolerance = mean.log(), std / mean, math.log1p(tolerance)
+        if tolerance:
+            std = torch.hypot(std, torch.as_tensor(tolerance).to(std))
+        return mean, std
 
 
 class LowRank(nn.Module):

@@ -94,6 +94,8 @@ class Method:
             raise InputError("--values-each is about what controls are asked for; leave it out, or give --control")
         if name == "backprop":
             settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
+        if name == "reward_weighted" and settings.get("source") != "policy":
+            settings.setdefault("likelihood", Likelihood(earliest=self.active_from))
         tau = self.tau if self.tau is not None else _RGDM_TAU if name == "rgdm" and not terms else 1.0
         found = build(ALGORITHMS[name], {"sampler": sampler, "tau": tau, **settings}, f"method '{name}'")
         if not terms:

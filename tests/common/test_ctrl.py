@@ -22,7 +22,7 @@ from contracts.control_world import (
 from contracts.rewards import assert_reward
 from contracts.worlds import noise_source
 
-from common.algorithms import Backprop, Ctrl, PolicyGradient, Rgdm
+from common.algorithms import Backprop, Ctrl, PolicyGradient, RewardWeighted, Rgdm
 from common.algorithms.ctrl import ControlReward, ControlTerm
 from common.algorithms.path_consistency import PathConsistency, ValueNetwork
 from common.algorithms.rollout import kernel, rollout_sampler
@@ -30,7 +30,7 @@ from common.diffusion import X0, Denoiser, State
 from common.diffusion.control import Control, ControlledDenoiser
 from common.errors import InputError
 from common.predictors.calibration import coverage_error, expected_calibration_error, softmax_temperature, std_scale
-from common.rewards import Remembering
+from common.rewards import Remembering, RewardResult, SummedReward
 
 
 @pytest.mark.slow
@@ -284,6 +284,91 @@ def test_a_chain_that_teaches_four_values_needs_fewer_chains():
     # The posterior's would be 1.6: y and 0.8 of it.
     assert gaps[1] > 0.6
     assert gaps[1] > 2 * gaps[0]
+
+
+def test_what_samples_might_have_been_asked_for_follows_their_predictor():
+    """y drawn from p(y | x)^power has that law, and the density that goes with it is its own."""
+    state = batch(20_000, y1=0.0).replace(x=torch.full((20_000, 1, 2), 0.7, dtype=torch.float64))
+    term = replace(controls()[0], gamma=4.0)
+    y, density = term.relabel(state, torch.Generator().manual_seed(0))
+    law = torch.distributions.Normal(torch.tensor(0.7).double(), NOISE / 2)
+    assert float(y.mean()) == pytest.approx(0.7, abs=0.01)
+    assert float(y.std()) == pytest.approx(NOISE / 2, rel=0.03)
+    torch.testing.assert_close(density, law.log_prob(y))
+
+    positive = Control.of_values("volume", torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), log=True)
+    predicted = (torch.full((20_000,), 3.0, dtype=torch.float64), torch.full((20_000,), 0.3, dtype=torch.float64))
+    y, density = positive.draw(predicted, torch.Generator().manual_seed(0))
+    assert float(y.log().std()) == pytest.approx(0.1, rel=0.03)
+    mask = torch.ones(20_000, 1, dtype=torch.bool)
+    asked = State(torch.zeros(20_000, 1, 2, dtype=torch.float64), mask, {"volume": y})
+    torch.testing.assert_close(density, positive.log_prob(asked, predicted))
+
+    kind = Control("kind", classes=3)
+    logits = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64).expand(20_000, 3)
+    y, density = kind.draw(logits, torch.Generator().manual_seed(0), scale=2.0, power=3.0)
+    expected = (1.5 * logits[0]).softmax(dim=0)
+    torch.testing.assert_close(y.bincount(minlength=3) / 20_000, expected, rtol=0, atol=0.015, check_dtype=False)
+    torch.testing.assert_close(density, expected.log()[y])
+
+
+def test_what_cannot_be_predicted_is_asked_for_nothing():
+    broken = torch.tensor([0.5, torch.nan, 0.5], dtype=torch.float64)
+    term = replace(controls()[0], predictor=lambda state: (broken, torch.ones_like(broken)))
+    y, density = term.relabel(batch(3), torch.Generator().manual_seed(0), even_share=0.5)
+    assert y.isnan().tolist() == [False, True, False]
+    assert torch.isfinite(density).all()
+    y, density = Control("kind", classes=2).draw(
+        torch.stack([broken, -broken], dim=1), torch.Generator().manual_seed(0)
+    )
+    assert (y < 0).tolist() == [False, True, False]
+    assert float(density[1]) == 0.0
+
+
+def test_rare_outcomes_weigh_as_if_targets_had_been_drawn():
+    """Outcomes of samples like the data's, with their weights, have the law of `draw`, whatever share is even."""
+    generator = torch.Generator().manual_seed(0)
+    outcomes = torch.randn(20_000, generator=generator, dtype=torch.float64)
+    sharp = lambda state: (state.x[:, 0, 0], torch.full((len(state),), 0.01, dtype=torch.float64))  # noqa: E731
+    term = ControlTerm(Control("y1"), sharp, outcomes)
+    state = batch(20_000).replace(x=torch.randn(20_000, 1, 2, generator=generator, dtype=torch.float64))
+    y, density = term.relabel(state, generator, even_share=0.7)
+    weights = (term.log_prob(state.replace(condition={"y1": y})) - density).exp()
+    wanted = term.draw(20_000, generator, even_share=0.7)
+    for edge in (-1.5, -0.5, 0.0, 1.0, 2.0):
+        found = float(weights[y < edge].sum() / weights.sum())
+        assert found == pytest.approx(float((wanted < edge).double().mean()), abs=0.02)
+
+
+def test_hindsight_gives_the_posterior():
+    """Samples of the base, asked for what they turned out to be: the world of `test_several_controls_...`."""
+    inner = RewardWeighted(rollout_sampler(PROCESS, STEPS), 1.0, draws=8)
+    policy, cost = fit(inner, 120, null_share=0.3, chains=48, updates=5)
+    assert cost.evaluations == 48 * 120 * STEPS
+    found = divergences(policy)
+    assert sum(found) / len(found) < 0.15
+
+
+def test_hindsight_also_weighs_by_other_rewards():
+    """Rewards beside that of the controls are the weights, with every y divided out; each sample is scored once."""
+    ctrl = Ctrl(RewardWeighted(rollout_sampler(PROCESS, STEPS), 1.0, source="data", draws=3), controls())
+    scored = []
+
+    def other(state: State) -> RewardResult:
+        scored.append(len(state))
+        return RewardResult(state.x[:, 0, 0], torch.ones(len(state), dtype=torch.bool), {})
+
+    policy = controlled()
+    data = batch(50).replace(x=torch.randn(50, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    reward = SummedReward((ctrl.reward, Remembering(other)))
+    experience = ctrl.collect(policy, policy.uncontrolled, reward, data, noise_source(generator), generator)
+    assert scored == [50]
+    assert len(experience) == 150
+    # Each of the three times and noises of a sample has another y.
+    assert len(experience.condition["y1"].unique()) == 150
+    expected = experience.path[:, 0, 0, 0].softmax(dim=0) * 150
+    torch.testing.assert_close(experience.extra["weight"], expected)
 
 
 def test_what_its_inner_method_learns_is_learnt():

@@ -197,6 +197,21 @@ def test_a_control_is_learnt_from_labels_alone(conditional):
     assert not np.allclose(asked.positions, base.sample(3, seed=5).positions)
 
 
+def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
+    """Labels are for the predictor alone: of 20 molecules, while all of the data are learnt from."""
+    run = tmp_path / "run"
+    arguments = ("--method", "reward_weighted", "--settings", '{"source": "data"}', "--control", "gap tolerance 0.2")
+    fast = ("--optimiser", '{"name": "adamw", "learning_rate": 0.01}', "--output-dir", str(run))
+    assert finetune(*arguments, "--labels", "20", *fast) == 0
+    description = json.loads((run / "model" / "model.json").read_text())
+    assert description["finetuning"]["data"] == "gdb7-xtb"
+    assert description["training"]["labels"] == 20
+    assert description["training"]["network_evaluations"] == 8
+    model = load_pretrained(run)
+    asked = [model.sample(3, seed=5, targets={"gap_ev": gap}).positions for gap in (3.0, 9.0)]
+    assert not np.allclose(*asked)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
