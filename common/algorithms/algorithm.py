@@ -189,6 +189,12 @@ def require_temperature(tau: float) -> None:
         raise InputError(f"got tau {tau}, expected a number above 0: the weight of the divergence from the base")
 
 
+def require_groups(group_size: int, count: int) -> None:
+    """An `InputError` for a batch of `count` chains that does not split into groups; 0 is one group of all."""
+    if group_size and count % group_size:
+        raise InputError(f"got a batch of {count}, expected a multiple of the group size {group_size}")
+
+
 def _valid_only(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, torch.full_like(values, torch.nan))
 

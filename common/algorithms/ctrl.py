@@ -49,8 +49,8 @@ from common.rewards import Measure, Remembering, Reward, RewardResult
 
 # Quantiles of the outcomes between which targets are spread evenly: no outlier stretches the range.
 _EVEN_RANGE = (0.01, 0.99)
-# Times that a rare outcome counts, at most.
-_RAREST = 10.0
+# Times that a rare outcome counts, at most, and one that `draw` never asks for.
+_RAREST, _LEAST = 10.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ class ControlTerm:
         And their log densities (B,), less by how much `draw` asks for such an outcome more often than the offline set
         has it: what divides these out leaves the law of `draw`.
         """
-        y, log_density = self.control.draw(self.predictor(state), generator, self.scale, self.tolerance, self.gamma)
+        with torch.no_grad():
+            predicted = self.predictor(state)
+        y, log_density = self.control.draw(predicted, generator, self.scale, self.tolerance, self.gamma)
         if even_share > 0 and not self.control.classes:
             log_density = log_density - self._rarity(y, even_share)
         left_out = (torch.rand(len(y), generator=generator) < null_share).to(y.device)
@@ -118,9 +120,9 @@ class ControlTerm:
         width = 1.06 * points.std().clamp(min=1e-6) * len(points) ** -0.2
         logs = -0.5 * ((z[:, None] - points) / width) ** 2 - (width * math.sqrt(2 * math.pi)).log()
         density = logs.logsumexp(dim=1) - math.log(len(points))
-        even = ((z >= low) & (z <= high)) / (high - low)
-        ratio = (1 - even_share) + even_share * even / density.exp()
-        return torch.nan_to_num(ratio.clamp(max=_RAREST)).clamp(min=1e-6).log()
+        inside = (z >= low) & (z <= high)
+        ratio = torch.where(inside, even_share / (high - low) * (-density).exp(), torch.zeros_like(z)) + 1 - even_share
+        return ratio.clamp(min=_LEAST, max=_RAREST).log()
 
     def draw(
         self, count: int, generator: torch.Generator, null_share: float = 0.0, even_share: float = 0.0
@@ -164,7 +166,7 @@ class ControlReward:
         names = [term.control.name for term in terms]
         if not terms or len(set(names)) < len(names):
             raise InputError(f"got terms for {names}, expected at least one, each for a control of its own")
-        self.terms = tuple(replace(term, predictor=Remembering(term.predictor)) for term in terms)
+        self.terms = _remembering(terms)
 
     @property
     def differentiable(self) -> bool:
@@ -202,6 +204,8 @@ class Ctrl:
     values_each: int = 1
 
     def __post_init__(self) -> None:
+        # What a sample is, is looked at once: for what it is asked for, and for its reward.
+        object.__setattr__(self, "terms", _remembering(self.terms))
         tau = getattr(self.inner, "tau", None)
         if self.values_each < 1 or (self.values_each > 1 and not isinstance(self.inner, Rgdm)):
             raise InputError(
@@ -270,11 +274,10 @@ class Ctrl:
         return self.inner.collect(policy, reference, reward, batch, noise, generator)
 
     def _relabel(self, generator: torch.Generator) -> Relabel:
-        terms = ControlReward(self.terms).terms
-
         def relabel(clean: State) -> tuple[State, Tensor]:
             drawn = {
-                term.control.name: term.relabel(clean, generator, self.null_share, self.even_share) for term in terms
+                term.control.name: term.relabel(clean, generator, self.null_share, self.even_share)
+                for term in self.terms
             }
             condition = {**clean.condition, **{name: y for name, (y, _) in drawn.items()}}
             total = torch.stack([log_density for _, log_density in drawn.values()]).sum(dim=0)
@@ -297,6 +300,13 @@ class Ctrl:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm`."""
         return self.inner.loss(policy, reference, experience)
+
+
+def _remembering(terms: Sequence[ControlTerm]) -> tuple[ControlTerm, ...]:
+    return tuple(
+        term if isinstance(term.predictor, Remembering) else replace(term, predictor=Remembering(term.predictor))
+        for term in terms
+    )
 
 
 def _on(device: torch.device, asked: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -73,7 +73,8 @@ class Likelihood:
         t = self._focused(_stratified(len(batch), generator), generator).to(batch.x.device)
         t = self.earliest + (1 - self.earliest) * t
         if self.timesteps is not None:
-            t = (t * (self.timesteps + 1)).floor().clamp(max=self.timesteps) / self.timesteps
+            first = math.ceil(self.earliest * self.timesteps)
+            t = (t * (self.timesteps + 1)).floor().clamp(min=first, max=self.timesteps) / self.timesteps
         return t, torch.randn(batch.x.shape, generator=generator).to(batch.x.device)
 
     def _focused(self, t: Tensor, generator: torch.Generator) -> Tensor:

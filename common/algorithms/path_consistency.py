@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.algorithms.algorithm import require_temperature, scalars, score
+from common.algorithms.algorithm import require_groups, require_temperature, scalars, score
 from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, kernels, require_density, rollout, step_times
 from common.cost import Cost
@@ -135,6 +135,7 @@ class PathConsistency:
         generator: torch.Generator,
     ) -> Experience:
         """See `Algorithm`: B chains, with log p_ref of their steps."""
+        require_groups(self.group_size, len(batch))
         chains = rollout(policy, self.sampler, batch, self._wider(noise))
         scored = score(reward, chains.state(-1))
         base = []

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.algorithms.algorithm import FromChains, scalars, score
+from common.algorithms.algorithm import FromChains, require_groups, scalars, score
 from common.algorithms.experience import Experience
 from common.algorithms.rollout import kernel, path_kl, require_density, rollout
 from common.cost import Cost
@@ -75,8 +75,9 @@ class PolicyGradient(FromChains):
         generator: torch.Generator,
     ) -> Experience:
         """See `Algorithm`: each step of B chains is a row, with its advantage."""
-        if self.group_size and len(batch) % self.group_size:
-            raise InputError(f"got a batch of {len(batch)}, expected a multiple of the group size {self.group_size}")
+        require_groups(self.group_size, len(batch))
+        if self.scaled and len(batch) < 2:
+            raise InputError("got a batch of 1, expected at least 2: 'scaled' divides by the spread of a batch")
         chains = rollout(policy, self.sampler, batch, noise)
         divergence = path_kl(reference, self.sampler, chains)
         scored = score(reward, chains.state(-1))

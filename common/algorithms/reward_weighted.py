@@ -119,7 +119,8 @@ class RewardWeighted(FromChains):
             log_weights.append(log_weight)
         weights = _weights(torch.cat(log_weights))
         # Of what samples turned out to be, their reward says nothing.
-        metrics = scored.metrics() if relabel is None else {"valid": scored.metrics()["valid"]}
+        measurable = torch.isfinite(torch.cat(log_weights)).to(weights.dtype).mean()
+        metrics = scored.metrics() if relabel is None else {"valid": measurable}
         return (
             Experience.concatenate(rows)
             .with_extra(weight=weights)

@@ -313,8 +313,9 @@ class Rgdm(FromChains):
         logits = torch.where(scored.valid, scored.values / self.round_tau, torch.full_like(scored.values, -torch.inf))
         ratio = -_rows(drawn.proposal, rows).log_prob(drawn.after)
         prior = drawn.base
+        # Candidates of the policy's own step for what was asked for, and no others, have the plain weights 1 / K.
+        known = self.proposal == "policy" and not other
         if self.target == "policy":
-            known = self.proposal == "policy" and not other
             prior = drawn.proposal if known else kernel(policy, self.sampler, before, drawn.steps)
             prior = replace(prior, std=drawn.base.std)
         if self.target != "payoff":
@@ -323,7 +324,7 @@ class Rgdm(FromChains):
         ratio = ratio.unflatten(0, split)
         weights = torch.nan_to_num((logits.unflatten(0, split) + ratio).softmax(dim=1))
         centre, plain = drawn.proposal.mean, torch.full_like(ratio, 1 / self.candidates)
-        if other and self.target == "policy":
+        if self.target == "policy" and not known:
             centre, plain = prior.mean, ratio.softmax(dim=1)
         # The control variate of the candidates' mean stands at their own mean; only then does the base pull: by as much
         # less as the tilt is smaller than that of K candidates of the same weight, so that the two settle at one law.

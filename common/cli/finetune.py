@@ -210,15 +210,16 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     if null_share is None:
         # What is always asked for together would not work alone.
         null_share = 0.2 if len(options.control) > 1 else 0.0
-    method = Method(
-        options.method, options.tau, options.settings, options.rollout_steps, options.exponent,
-        null_share=null_share, even_share=options.even_share,
-        values_each=options.values_each, active_from=active_from,
-    )  # fmt: skip
     terms = domain.terms([parse_control(text) for text in options.control])
     if options.method != "likelihood":
         check_learnt_from(terms, options.half, options.data or task.model.description.get("data"))
     pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
+    method = Method(
+        options.method, options.tau, options.settings, options.rollout_steps, options.exponent,
+        null_share=null_share, even_share=options.even_share, values_each=options.values_each,
+        # A model that was tuned before acts from where it did.
+        active_from=getattr(pair.policy, "active_from", 0.0),
+    )  # fmt: skip
     algorithm = method.algorithm(pair.policy.process, task.n_channels, terms)  # type: ignore[arg-type]
     # Only likelihood learns from the labels themselves; other methods have a predictor of them, for any data.
     labels = [term.control.name for term in terms] if isinstance(algorithm, Conditional) else []

@@ -61,7 +61,12 @@ def run_gradients(options: GradientOptions, domain: FinetuneTask, device: str) -
 
     task: Task = domain.task
     pair = policies(task.model.denoiser, (), rank=options.rank, seed=options.seed)
-    settings = {"candidates": options.candidates, "look_ahead": options.look_ahead, "proposal": "policy"}
+    settings = {
+        "candidates": options.candidates,
+        "look_ahead": options.look_ahead,
+        "proposal": "policy",
+        "target": "kl",
+    }
     method = Method("rgdm", options.tau, settings, options.rollout_steps)
     algorithm: Any = method.algorithm(pair.policy.process, task.n_channels)  # type: ignore[arg-type]
     with RunDirectory.begin(

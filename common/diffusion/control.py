@@ -133,7 +133,7 @@ class Control:
     ) -> tuple[Tensor, Tensor]:
         """What samples might have been asked for: y (B,) drawn from p(y | x)^power, normalised, and log densities (B,).
 
-        Densities are of log y under `log`. Where a prediction is not finite y asks for nothing, at a density of 1.
+        Densities are of log y under `log`. Where a prediction is not finite y asks for nothing, at an infinite one.
 
         Args:
             predicted: of B states, and scale, tolerance: see `log_prob`.
@@ -155,7 +155,7 @@ class Control:
             y = y.exp() if self.log else y
             usable = torch.isfinite(y) & torch.isfinite(log_density)
         nothing = self.nothing(len(y), y.device).to(y.dtype)
-        return torch.where(usable, y, nothing), torch.where(usable, log_density, torch.zeros_like(log_density))
+        return torch.where(usable, y, nothing), torch.where(usable, log_density, torch.full_like(log_density, math.inf))
 
     def _check(self, predicted: Predicted) -> None:
         if isinstance(predicted, Tensor) != bool(self.classes):
@@ -457,7 +457,7 @@ def asked_for(
         count: of samples.
 
     Raises:
-        InputError: a target for which there is no control.
+        InputError: a target for which there is no control, or no such class of one.
     """
     known = {control.name: control for control in controls}
     for name in targets:
@@ -466,5 +466,8 @@ def asked_for(
             raise InputError(f"the model cannot be asked for '{name}'{nearest(name, known)}: {names}")
     asked = {name: control.nothing(count) for name, control in known.items()}
     for name, value in targets.items():
-        asked[name].copy_(torch.as_tensor(value))
+        values, classes = torch.as_tensor(value), known[name].classes
+        if classes and not ((values == values.round()) & (values >= 0) & (values < classes)).all():
+            raise InputError(f"got {name}={value}, expected a class, a whole number from 0 to {classes - 1}")
+        asked[name].copy_(values)
     return asked

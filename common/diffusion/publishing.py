@@ -47,6 +47,10 @@ def publish(run: Path, judged: Path, target: Path, domain: str, shown: Sequence[
         file.write(card(description, rows, record))
 
 
+# Parts of names of distances and divergences, which are no shares even where they are below 1.
+_NO_SHARES = ("cd", "emd", "jsd")
+
+
 def text(row: dict[str, Any], key: str) -> str:
     """A number of a metric's row, shares in percent."""
     value = row[key]
@@ -54,7 +58,8 @@ def text(row: dict[str, Any], key: str) -> str:
         return "-"
     if row["name"].endswith("_percent"):
         return f"{value:.1f} %"
-    return f"{100 * value:.1f} %" if 0 <= row["value"] <= 1 and "cd" not in row["name"] else f"{value:.4g}"
+    share = 0 <= row["value"] <= 1 and not any(unit in row["name"] for unit in _NO_SHARES)
+    return f"{100 * value:.1f} %" if share else f"{value:.4g}"
 
 
 def table(rows: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from common.algorithms.noisy_prediction import NoisyPrediction
 from common.diffusion import Process, State
+from common.diffusion.control import Control, Predicted
 from common.diffusion.model_file import save_model
 from common.diffusion.noise import SampleNoise, sample_seeds
 from common.guidance.noisy_predictor import CLEAN_TIME, LookingAtClean, NoisyPredictor
@@ -26,7 +27,8 @@ TIMES = (CLEAN_TIME, 0.1, 0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class HeldOutNats:
-    """What a predictor knows of held-out samples: mean log p(y | x_t) above that of a Gaussian with their mean and std.
+    """What a predictor knows of held-out samples: mean log p(y | x_t) above that of a Gaussian with their mean and std,
+    or of their shares of classes.
 
     Attributes:
         process: noises the samples.
@@ -44,8 +46,8 @@ class HeldOutNats:
         state = self.held_out.to(next(predictor.parameters()).device)
         control = predictor.control
         y = state.condition[control.name]
-        centre, std = y.mean().expand_as(y), y.std().expand_as(y)
-        nothing = control.log_prob(state, (centre, std)).mean()
+        known: Predicted = (y.mean().expand_as(y), y.std().expand_as(y)) if not control.classes else _shares(y, control)
+        nothing = control.log_prob(state, known).mean()
         noise = SampleNoise(sample_seeds(0, 0, len(state)))(state.mask, state.x.shape[-1])
         found = {}
         for t in self.times:
@@ -54,6 +56,11 @@ class HeldOutNats:
             gain = control.log_prob(noisy, predictor(noisy, at)).mean() - nothing
             found[f"nats_t{t:g}"] = float(gain) if math.isfinite(gain) else math.nan
         return found
+
+
+def _shares(y: torch.Tensor, control: Control) -> torch.Tensor:
+    """(B, C) logits of the classes' shares among y (B,)."""
+    return (y.bincount(minlength=control.classes) / len(y)).log().expand(len(y), -1)
 
 
 @torch.no_grad()

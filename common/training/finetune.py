@@ -76,6 +76,10 @@ class Method:
         if self.name in _NEEDS_CONTROL and not terms:
             raise InputError(f"method '{self.name}' adds control inputs; say which with --control NAME")
         if self.name == "likelihood":
+            if self.tau is not None or self.values_each is not None:
+                raise InputError(
+                    "method 'likelihood' learns from labels and has no rewards; leave --tau and --values-each out"
+                )
             likelihood = build(Likelihood, {"earliest": self.active_from, **self.settings}, "method 'likelihood'")
             return Conditional(tuple(terms), likelihood, self.null_share)
         if self.rollout_steps < 2:
@@ -95,9 +99,12 @@ class Method:
         if name == "backprop":
             settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
         if name == "reward_weighted" and settings.get("source") != "policy":
-            settings.setdefault("likelihood", Likelihood(earliest=self.active_from))
+            given = {"earliest": self.active_from, **settings.get("likelihood", {})}
+            settings["likelihood"] = build(Likelihood, given, "setting 'likelihood'")
         tau = self.tau if self.tau is not None else _RGDM_TAU if name == "rgdm" and not terms else 1.0
         found = build(ALGORITHMS[name], {"sampler": sampler, "tau": tau, **settings}, f"method '{name}'")
+        if found.epochs < 1:
+            raise InputError(f"got epochs {found.epochs}, expected at least 1")
         if not terms:
             return found
         values_each = self.values_each or (_VALUES_EACH if name == "rgdm" else 1)
@@ -137,11 +144,16 @@ def policies(
         seed: of the adapters' initial weights.
 
     Raises:
-        InputError: `start` has other controls than those asked for.
+        InputError: `start` has other controls than those asked for, or adapters where none are wanted.
     """
     controls = [term.control for term in terms]
+    # Of initial weights, of whatever is trained.
+    torch.manual_seed(seed)
     if isinstance(start, ControlledDenoiser):
-        if list(start.controls) != controls:
+        if rank == 0:
+            raise InputError("got --rank 0, but the model was tuned before and keeps its adapters; leave it out")
+        # The data that they are standardised by may be others: the model keeps its own scale.
+        if [(c.name, c.classes, c.log) for c in start.controls] != [(c.name, c.classes, c.log) for c in controls]:
             names = ", ".join(control.name for control in start.controls) or "none"
             raise InputError(f"the model's control inputs are: {names}; ask for the same, or start at its base")
         policy = copy.deepcopy(start)
@@ -154,7 +166,6 @@ def policies(
         frozen = copy.deepcopy(start).requires_grad_(False).eval()
         return Policies(copy.deepcopy(start).requires_grad_(True), frozen)
     else:
-        torch.manual_seed(seed)
         policy = ControlledDenoiser(start, controls, rank=rank, active_from=active_from)
     return Policies(policy, policy.uncontrolled)
 

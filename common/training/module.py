@@ -142,7 +142,8 @@ class DiffusionTraining(lightning.LightningModule):
                 self._update()
         else:
             for part in self._minibatches(experience, generator):
-                if len(part):
+                # Processes make as many updates, whoever's rows are all out of reach.
+                if len(part) or self.trainer.world_size > 1:
                     self._backward(part, 1.0)
                     self._update()
         if self._micro_steps == self.accumulate:
@@ -200,6 +201,9 @@ class DiffusionTraining(lightning.LightningModule):
         size = _multiple(self.pieces.chunk, self._together(part)) or len(part)
         reference = self._policy if self.guide is None else self.guide.reference
         sums: dict[str, Tensor] = {}
+        if not len(part):
+            self.manual_backward(self._nothing_to_learn())
+            return
         firsts = range(0, len(part), size)
         for first in firsts:
             piece = part if size >= len(part) else part.index(slice(first, first + size))
@@ -208,6 +212,9 @@ class DiffusionTraining(lightning.LightningModule):
             last = first == firsts[-1]
             with nullcontext() if last else self._unsynchronised():
                 loss, parts = self.algorithm.loss(self._policy, reference, piece)
+                if not loss.requires_grad:
+                    # Rows that ask for nothing are answered by the frozen base.
+                    loss = loss + self._nothing_to_learn()
                 # Lightning runs this method under autocast, where a backward pass would put products in bf16 that the
                 # forward pass kept in float32 on purpose; gradients then explode.
                 with torch.autocast(self.device.type, enabled=False):
@@ -215,6 +222,11 @@ class DiffusionTraining(lightning.LightningModule):
             for name, value in {"loss": loss.detach(), **parts}.items():
                 sums[name] = sums.get(name, 0.0) + fraction * value
         self._log(sums)
+
+    def _nothing_to_learn(self) -> Tensor:
+        """A zero with a graph: other processes wait for this one's gradients, whatever they are."""
+        trained = [p for p in (*self.denoiser.parameters(), *self.companions.parameters()) if p.requires_grad]
+        return torch.stack([0.0 * p.sum() for p in trained]).sum()
 
     def _unsynchronised(self) -> Any:
         wrapped = self.trainer.strategy.model

@@ -49,6 +49,10 @@ class OptimiserConfig:
         for name in ("weight_decay", "warmup_steps", "decay_fraction", "gradient_clip"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"got optimiser {name} {getattr(self, name)}, expected at least 0")
+        if self.decay_fraction > 1:
+            raise InputError(
+                f"got optimiser decay_fraction {self.decay_fraction}, expected a share of the steps, 0 to 1"
+            )
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise InputError(f"got optimiser momentum {self.momentum}, expected 0 up to, but not, 1")
 

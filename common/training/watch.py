@@ -83,4 +83,6 @@ class Watch:
 
     def _error(self, name: str, found: Mapping[str, float]) -> float:
         key = f"{name}_error"
-        return math.hypot(found.get(key, 0.0), self._first.get(key, 0.0))
+        error = math.hypot(found.get(key, 0.0), self._first.get(key, 0.0))
+        # Of a single sample it is not known, which is no reason to be silent.
+        return 0.0 if math.isnan(error) else error

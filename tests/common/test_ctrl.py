@@ -230,6 +230,26 @@ def test_candidates_that_the_other_value_would_never_give_teach_it_nothing():
     torch.testing.assert_close(found.mean(), own_step.mean, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("proposal", ["policy", "reference", "posterior"])
+def test_where_all_candidates_are_as_good_only_the_base_pulls(proposal):
+    """Four candidates from anywhere: the policy's step, and no more than `anchor` of the way back to the base's."""
+    policy = controlled()
+    rgdm = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, proposal=proposal, candidates=4, anchor=0.2)
+    before, steps = batch(20, y1=0.8, y2=-0.5), torch.full((20,), 6)
+    flat = lambda state: RewardResult(0 * state.x[:, 0, 0], torch.ones(len(state), dtype=torch.bool), {})  # noqa: E731
+    drawn = rgdm.draw(
+        policy, policy.uncontrolled, flat, before, steps, torch.Generator().manual_seed(0), torch.zeros_like(before.x)
+    )
+    own = kernel(policy, rgdm.sampler, before, steps).mean
+    way = kernel(policy.uncontrolled, rgdm.sampler, before, steps).mean - own
+    share = ((drawn.mean() - own) * way).sum(dim=(1, 2)) / way.square().sum(dim=(1, 2))
+    torch.testing.assert_close(drawn.mean(), own + share[:, None, None] * way)
+    assert (share >= 0).all()
+    assert (share <= 0.2 + 1e-9).all()
+    if proposal == "policy":
+        torch.testing.assert_close(share, torch.full_like(share, 0.2))
+
+
 def test_each_chain_teaches_several_values():
     ctrl = Ctrl(Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, visited=3), controls(), null_share=0.2, values_each=4)
     policy, looked = controlled(), []
@@ -316,13 +336,24 @@ def test_what_cannot_be_predicted_is_asked_for_nothing():
     broken = torch.tensor([0.5, torch.nan, 0.5], dtype=torch.float64)
     term = replace(controls()[0], predictor=lambda state: (broken, torch.ones_like(broken)))
     y, density = term.relabel(batch(3), torch.Generator().manual_seed(0), even_share=0.5)
-    assert y.isnan().tolist() == [False, True, False]
-    assert torch.isfinite(density).all()
+    assert y.isnan().tolist() == density.isinf().tolist() == [False, True, False]
     y, density = Control("kind", classes=2).draw(
         torch.stack([broken, -broken], dim=1), torch.Generator().manual_seed(0)
     )
-    assert (y < 0).tolist() == [False, True, False]
-    assert float(density[1]) == 0.0
+    assert (y < 0).tolist() == density.isinf().tolist() == [False, True, False]
+
+    # It has no weight then, and that is counted; what it is is looked at once.
+    looked = []
+    predictor = lambda state: looked.append(1) or (broken, torch.ones_like(broken))  # noqa: E731
+    ctrl = Ctrl(
+        RewardWeighted(rollout_sampler(PROCESS, STEPS), 1.0, source="data", draws=2),
+        (replace(controls()[0], predictor=predictor),),
+    )
+    policy, generator = controlled(), torch.Generator().manual_seed(0)
+    found = ctrl.collect(policy, policy.uncontrolled, ctrl.reward, batch(3), noise_source(generator), generator)
+    assert len(looked) == 1
+    assert found.extra["weight"].tolist() == pytest.approx([1.5, 0.0, 1.5] * 2, abs=1e-6)
+    assert float(found.metrics["valid"]) == pytest.approx(2 / 3)
 
 
 def test_rare_outcomes_weigh_as_if_targets_had_been_drawn():

@@ -222,6 +222,22 @@ def test_a_control_input_is_learnt_and_its_absence_is_the_base(tmp_path, name):
     assert high > low
 
 
+@pytest.mark.parametrize("name", ["ctrl", "rgdm", "likelihood", "reward_weighted"])
+def test_rows_that_ask_for_nothing_teach_nothing_and_stop_nothing(tmp_path, name):
+    """Four chains of five ask for nothing, row by row in passes of their own: the frozen base has no gradient."""
+    method = Method(name, rollout_steps=5, null_share=0.8)
+    _, result, _ = run(tmp_path, method, 3, terms=(gap_term(),), batch_size=3, minibatch=1, chunk=1)
+    assert result.finished
+    assert all(torch.isfinite(p).all() for p in result.denoiser.parameters())
+
+
+def test_a_control_is_learnt_in_hindsight(tmp_path):
+    """From samples of the base, each asked for what it turned out to be."""
+    method = Method("reward_weighted", rollout_steps=6, settings={"draws": 4})
+    pair, result, check = run(tmp_path, method, 60, terms=(gap_term(),), batch_size=64)
+    assert check(result.denoiser)["reward"] > check(pair.reference)["reward"] + 1
+
+
 def test_a_control_and_a_target_are_learnt_together(tmp_path):
     """The mean is what is asked for, and the points come closer whatever that is."""
 
@@ -293,6 +309,12 @@ def test_a_watch_takes_what_can_no_longer_be_measured_for_the_worst_of_falls():
     assert watch.look({"reward": 1.0, "validity": 0.9, "judge": 3.0}) == []
 
 
+def test_a_watch_is_not_silenced_by_an_error_that_is_not_known():
+    watch = Watch((Guard("judge"),))
+    watch.look({"reward": 0.0, "judge": 1.0, "judge_error": math.nan})
+    assert len(watch.look({"reward": 1.0, "judge": -100.0, "judge_error": math.nan})) == 1
+
+
 def test_a_share_of_valid_samples_has_the_error_of_a_share():
     values = torch.arange(10.0)
     found = _summary("reward", [RewardResult(values, values < 9)])
@@ -312,6 +334,10 @@ def test_a_share_of_valid_samples_has_the_error_of_a_share():
         (Method("rgdm", rollout_steps=1), (), "at least 2"),
         (Method("ctrl", tau=2.0), (gap_term(),), "set gamma instead"),
         (Method("path_consistency", settings={"balance": "detailed"}), (gap_term(),), "cannot learn controls"),
+        (Method("likelihood", tau=0.1), (gap_term(),), "leave --tau and --values-each out"),
+        (Method("policy_gradient", settings={"epochs": 0}), (), "got epochs 0, expected at least 1"),
+        (Method("reward_weighted", settings={"draws": 0}), (), "draws 0"),
+        (Method("reward_weighted", settings={"likelihood": {"max_wait": 5}}), (), "did you mean 'max_weight'"),
     ],
 )
 def test_bad_methods_are_one_line(method, terms, message):
@@ -328,6 +354,11 @@ def test_controls_have_to_fit():
         policies(controlled, ())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--active-from 0"):
         policies(base(), (), rank=0, active_from=0.2)
+    with pytest.raises(InputError, match="got --rank 0, but the model was tuned before"):
+        policies(controlled, (gap_term(),), rank=0)  # type: ignore[arg-type]
+    # Other data have another mean; the model's own scale stays.
+    elsewhere = replace(gap_term(), control=Control("middle", mean=0.1, std=0.7))
+    assert policies(controlled, (elsewhere,)).policy.controls == controlled.controls  # type: ignore[arg-type]
     again = policies(controlled, (gap_term(),))  # type: ignore[arg-type]
     trained = {name for name, p in again.policy.named_parameters() if p.requires_grad}
     assert trained == {name for name, p in controlled.named_parameters() if p.requires_grad}
