@@ -39,8 +39,9 @@ class FinetuneOptions(ParallelRunOptions):
 
     base: str = argument("what to start from: name of a shipped model, a model folder, or a run directory")
     method: str = option(
-        "rgdm", "rgdm, ctrl, policy_gradient, reward_weighted, backprop, path_consistency, adjoint_matching; or "
-        "likelihood: --control learned from labelled data alone, the conditional baseline"
+        "rgdm", "rgdm, ctrl, policy_gradient, reward_weighted, backprop, path_consistency, adjoint_matching; "
+        "hindsight: --control learned from data that a predictor labels; or likelihood: from labelled data alone, the "
+        "conditional baseline"
     )  # fmt: skip
     target: list[str] = option(
         [], "what samples shall be, may be repeated: 'gap=4.5±0.2', 'maximise qed', my_score.py:score; beside "

@@ -28,8 +28,9 @@ from common.training.module import BatchSource, Guide, Pieces
 from common.training.optimiser import OptimiserConfig
 from common.training.watch import Watch
 
-# Methods that are about control inputs, beside `ALGORITHMS`.
-_NEEDS_CONTROL = ("ctrl", "likelihood")
+# Methods that are about control inputs, beside `ALGORITHMS`: the algorithm behind each, `likelihood` its own.
+_WITH_CONTROLS = {"ctrl": "backprop", "hindsight": "reward_weighted"}
+_NEEDS_CONTROL = (*_WITH_CONTROLS, "likelihood")
 # Short runs of pay-off samples come only part of the way, so that by default they aim further.
 _RGDM_TAU = 0.27
 # Values that a state's candidates are weighed for where controls are learnt: nearly for nothing, see `Rgdm`.
@@ -41,8 +42,9 @@ class Method:
     """Which algorithm, and how its chains are drawn.
 
     Attributes:
-        name: a key of `ALGORITHMS`; `ctrl`, which is `backprop` with control inputs; or `likelihood`, which learns
-            them from labelled data.
+        name: a key of `ALGORITHMS`; `ctrl`, which is `backprop` with control inputs; `hindsight`, which is
+            `reward_weighted` with them, on data (or samples of the base) asked for what they turned out to be; or
+            `likelihood`, which learns them from labelled data.
         tau: temperature: weight of the divergence from the base against the reward; None for 1, and for 0.27 where
             `rgdm` is rewarded for a target.
         settings: of the algorithm.
@@ -84,8 +86,10 @@ class Method:
             return Conditional(tuple(terms), likelihood, self.null_share)
         if self.rollout_steps < 2:
             raise InputError(f"got {self.rollout_steps} rollout steps, expected at least 2")
-        name = "backprop" if self.name == "ctrl" else self.name
+        name = _WITH_CONTROLS.get(self.name, self.name)
         settings = dict(self.settings)
+        if self.name == "hindsight" and settings.setdefault("source", "data") == "policy":
+            raise InputError("method 'hindsight' learns from data or from samples of the reference, not of the policy")
         if settings.get("balance") == "detailed":
             if terms:
                 raise InputError(

@@ -222,7 +222,7 @@ def test_a_control_input_is_learnt_and_its_absence_is_the_base(tmp_path, name):
     assert high > low
 
 
-@pytest.mark.parametrize("name", ["ctrl", "rgdm", "likelihood", "reward_weighted"])
+@pytest.mark.parametrize("name", ["ctrl", "rgdm", "likelihood", "hindsight"])
 def test_rows_that_ask_for_nothing_teach_nothing_and_stop_nothing(tmp_path, name):
     """Four chains of five ask for nothing, row by row in passes of their own: the frozen base has no gradient."""
     method = Method(name, rollout_steps=5, null_share=0.8)
@@ -233,7 +233,7 @@ def test_rows_that_ask_for_nothing_teach_nothing_and_stop_nothing(tmp_path, name
 
 def test_a_control_is_learnt_in_hindsight(tmp_path):
     """From samples of the base, each asked for what it turned out to be."""
-    method = Method("reward_weighted", rollout_steps=6, settings={"draws": 4})
+    method = Method("hindsight", rollout_steps=6, settings={"source": "reference", "draws": 4})
     pair, result, check = run(tmp_path, method, 60, terms=(gap_term(),), batch_size=64)
     assert check(result.denoiser)["reward"] > check(pair.reference)["reward"] + 1
 
@@ -328,6 +328,8 @@ def test_a_share_of_valid_samples_has_the_error_of_a_share():
         (Method("rgmd"), (), "did you mean 'rgdm'"),
         (Method("ctrl"), (), "--control NAME"),
         (Method("likelihood"), (), "--control NAME"),
+        (Method("hindsight"), (), "--control NAME"),
+        (Method("hindsight", settings={"source": "policy"}), (gap_term(),), "not of the policy"),
         (Method("likelihood", null_share=1.0), (gap_term(),), "below 1"),
         (Method("rgdm", settings={"candidate": 4}), (), "did you mean 'candidates'"),
         (Method("rgdm", tau=0.0), (), "expected a number above 0"),

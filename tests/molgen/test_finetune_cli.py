@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.algorithms import gradient_noise
 from common.diffusion.control import Control, ControlledDenoiser
 from molgen import load_pretrained
 from molgen.cli import main
@@ -200,7 +201,7 @@ def test_a_control_is_learnt_from_labels_alone(conditional):
 def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
     """Labels are for the predictor alone: of 20 molecules, while all of the data are learnt from."""
     run = tmp_path / "run"
-    arguments = ("--method", "reward_weighted", "--settings", '{"source": "data"}', "--control", "gap tolerance 0.2")
+    arguments = ("--method", "hindsight", "--control", "gap tolerance 0.2")
     fast = ("--optimiser", '{"name": "adamw", "learning_rate": 0.01}', "--output-dir", str(run))
     assert finetune(*arguments, "--labels", "20", *fast) == 0
     description = json.loads((run / "model" / "model.json").read_text())
@@ -249,7 +250,12 @@ def test_wrong_requests_are_one_line_and_leave_nothing(tmp_path, capsys, argumen
     assert not (tmp_path / "run").exists()
 
 
-def test_gradients_are_compared_and_drawn(tmp_path, capsys):
+def test_gradients_are_compared_and_drawn(tmp_path, capsys, monkeypatch):
+    given = []
+    compared = gradient_noise.compare_gradients
+    monkeypatch.setattr(
+        gradient_noise, "compare_gradients", lambda rgdm, *rest: given.append(rgdm) or compared(rgdm, *rest)
+    )
     arguments = (
         "--target", "gyration_radius=2.5±0.1", "--draws", "3", "--states", "2", "--candidates", "3",
         "--rollout-steps", "5", "--times", "[0.75]", "--output-dir", str(tmp_path / "g"), "--json",
@@ -259,6 +265,8 @@ def test_gradients_are_compared_and_drawn(tmp_path, capsys):
     assert [row["estimator"] for row in rows] == ["rgdm", "policy_gradient", "policy_gradient_returns"]
     assert all(row["variance"] > 0 and row["time"] == 0.75 for row in rows)
     assert rows[0]["cosine"] == pytest.approx(1, abs=1e-4)
+    # At the temperature that was asked for, and with the reference in the weights.
+    assert (given[0].round_tau, given[0].target) == (1.0, "kl")
     assert (tmp_path / "g" / "gradients.png").stat().st_size > 10_000
     assert main(["gradients", "gdb7-xtb", "--output-dir", str(tmp_path / "h")]) == 2
     assert not (tmp_path / "h").exists()
