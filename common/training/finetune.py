@@ -103,8 +103,10 @@ class Method:
         if name == "backprop":
             settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
         if name == "reward_weighted" and settings.get("source") != "policy":
-            given = {"earliest": self.active_from, **settings.get("likelihood", {})}
-            settings["likelihood"] = build(Likelihood, given, "setting 'likelihood'")
+            given = settings.get("likelihood", {})
+            if isinstance(given, Mapping):
+                given = build(Likelihood, {"earliest": self.active_from, **given}, "setting 'likelihood'")
+            settings["likelihood"] = given
         tau = self.tau if self.tau is not None else _RGDM_TAU if name == "rgdm" and not terms else 1.0
         found = build(ALGORITHMS[name], {"sampler": sampler, "tau": tau, **settings}, f"method '{name}'")
         if found.epochs < 1:
