@@ -238,7 +238,7 @@ class ControlledDenoiser(nn.Module):
             W) the control's embedding is added; None asks the network for its `control_site`.
 
     Raises:
-        InputError: no such site, or controls of one name.
+        InputError: no such site, controls of one name, or a rank that no layer is wide enough for.
     """
 
     def __init__(
@@ -268,6 +268,9 @@ class ControlledDenoiser(nn.Module):
             width = _width(self.base.network.get_submodule(self.site))
             self.branch.extend(_Embedding(control, width).to(reference) for control in controls)
         self.adapters = _adapt(self.base.network, rank, self.alpha)
+        if rank and not self.adapters:
+            widths = [min(m.weight.shape) for m in self.base.network.modules() if isinstance(m, nn.Linear)]
+            raise InputError(f"got rank {rank}, expected at most {max(widths, default=0)}, as wide as a layer is")
 
     @property
     def process(self) -> Process:

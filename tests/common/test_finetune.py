@@ -354,6 +354,8 @@ def test_controls_have_to_fit():
         policies(controlled, (other,))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="control inputs are: middle"):
         policies(controlled, ())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="got rank 33, expected at most 32"):
+        policies(base(), (), rank=33)
     with pytest.raises(InputError, match="--active-from 0"):
         policies(base(), (), rank=0, active_from=0.2)
     with pytest.raises(InputError, match="got --rank 0, but the model was tuned before"):
