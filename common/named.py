@@ -36,12 +36,36 @@ def build(factory: Callable[..., Built], settings: Mapping[str, Any], what: str)
     for key in settings:
         if key not in known:
             raise InputError(f"{what} has no setting '{key}'{nearest(key, known)}; known: {', '.join(known)}")
+    for key, value in settings.items():
+        _check_type(factory, key, value, what)
     try:
         return factory(**settings)
     except InputError:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{what}: {error}") from error
+
+
+# Annotated with one of these, alone or beside None, a setting can be checked before anything is made of it.
+_PLAIN = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+
+
+def _check_type(factory: Callable[..., Any], key: str, value: Any, what: str) -> None:
+    """Raise `InputError` for a value that the annotation of a plain setting rules out."""
+    annotation = inspect.signature(factory).parameters[key].annotation
+    names = {name.strip() for name in str(getattr(annotation, "__name__", annotation)).split("|")}
+    known = {kind.__name__: kind for kind in _PLAIN}
+    wanted = [known[name] for name in sorted(names - {"None"}) if name in known]
+    if (value is None and "None" in names) or not wanted or len(wanted) < len(names - {"None"}):
+        return
+    fits = any(
+        isinstance(value, bool)
+        if kind is bool
+        else isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        for kind in wanted
+    )
+    if not fits or value != value:
+        raise InputError(f"{what}: got {key} {value!r}, expected {' or '.join(_PLAIN[kind] for kind in wanted)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -96,7 +96,7 @@ class Benchmark:
                 )
         for name in ("num_samples", "seeds", "sampling_factor"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise InputError(f"benchmark '{self.name}': got {name} = {value!r}, expected a number from 1 on")
         for method, stages in self.settings.items():
             for stage in stages:

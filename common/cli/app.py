@@ -26,7 +26,7 @@ from common.atomic import finite
 from common.cli.options import (
     HelpFormatter,
     add_options,
-    check_bounds,
+    check_values,
     configs_first,
     explain,
     gather_repeated,
@@ -47,7 +47,7 @@ class CommonOptions:
 
     def check(self) -> None:
         """Raise `InputError` for what cannot be meant, before any work; called for every verb."""
-        check_bounds(self)
+        check_values(self)
 
 
 @dataclass(frozen=True)

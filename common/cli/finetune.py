@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from common.cli.options import argument, option
+from common.cli.options import argument, default_of, option
 from common.cli.training import OPTIMISER_HELP, ParallelRunOptions, check_half, run_training
 from common.errors import InputError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from common.algorithms.ctrl import ControlTerm
     from common.diffusion import State
+    from common.diffusion.control import ControlledDenoiser
     from common.rewards import Reward, RewardResult
     from common.training.fit import FitConfig, FitResult
     from common.training.task import ControlRequest, Task
@@ -114,6 +115,10 @@ class FinetuneOptions(ParallelRunOptions):
         if not self.target and not self.control:
             raise InputError("nothing to aim at; give --target 'gap=4.5±0.2' or --control gap")
         check_half(self.half)
+        if not self.control:
+            for name in ("predictor", "labels", "null_share", "even_share"):
+                if getattr(self, name) != default_of(type(self), name):
+                    raise InputError(f"got --{name.replace('_', '-')} without --control, which it is about; drop one")
         if self.early_stop and not self.measure_every:
             raise InputError("got --early-stop with --measure-every 0, but it goes by the measurements; drop one")
 
@@ -197,6 +202,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     """
     from common.algorithms import Conditional
     from common.algorithms.rollout import rollout_sampler
+    from common.diffusion.control import ControlledDenoiser
     from common.diffusion.model_file import weights_digest
     from common.training.finetune import Method, finetune, policies, reward_of
     from common.training.module import Pieces
@@ -214,6 +220,8 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     terms = domain.terms([parse_control(text) for text in options.control])
     if options.method != "likelihood":
         check_learnt_from(terms, options.half, options.data or task.model.description.get("data"))
+    if isinstance(base, ControlledDenoiser):
+        _check_adapters(options, base)
     pair = policies(base, terms, rank=options.rank, active_from=active_from, seed=options.seed)
     method = Method(
         options.method, options.tau, options.settings, options.rollout_steps, options.exponent,
@@ -273,6 +281,21 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     name = options.name or f"{task.model.description['name']}-{options.method}"
     hint = "".join(f" --target {term.control.name}=..." for term in terms)
     return run_training(options, program, "finetune", name, train_in, origin, hint)
+
+
+def _check_adapters(options: FinetuneOptions, base: ControlledDenoiser) -> None:
+    """Raise `InputError` where other adapters are asked for than the model has, which was tuned before."""
+    for name in ("rank", "active_from"):
+        asked, has = getattr(options, name), getattr(base, name)
+        if asked not in (has, default_of(type(options), name)):
+            raise InputError(
+                f"got --{name.replace('_', '-')} {asked}, but {options.base} was tuned before and keeps its {has}; "
+                "leave it out, or start at its base"
+            )
+    logger.info(
+        "%s was tuned before: its adapters (rank %d, active from %g) are trained further, held to the base behind it",
+        options.base, base.rank, base.active_from,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def option(
 ) -> Any:
     """A field of an options class, with the text that `--help` shows (units included).
 
-    The bounds are of a number, and hold for fields of the same name in derived classes; see `check_bounds`.
+    The bounds are of a number, and hold for fields of the same name in derived classes; see `check_values`.
     """
     metadata = {"help": help, "at_least": at_least, "above": above, "at_most": at_most}
     if isinstance(default, (dict, list)):
@@ -61,7 +61,7 @@ def add_options(parser: ArgumentParser, options: type) -> None:
             else:
                 parser.add_argument(field.name, type=hints[field.name], help=text)
             continue
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        default = default_of(options, field.name)
         flag = "--" + field.name.replace("_", "-")
         if hints[field.name] is bool and default:
             parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=True, help=text)
@@ -69,6 +69,12 @@ def add_options(parser: ArgumentParser, options: type) -> None:
             parser.add_argument(flag, action="store_true", default=default, help=text)
         else:
             parser.add_argument(flag, type=hints[field.name], default=default, help=text)
+
+
+def default_of(options: type, name: str) -> Any:
+    """The value that the option `name` has where nobody says otherwise."""
+    field: dataclasses.Field[Any] = options.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
 
 
 def gather_repeated(arguments: Sequence[str], options: type) -> list[str]:
@@ -109,10 +115,14 @@ def read_options(namespace: Namespace, options: type[Options]) -> Options:
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})  # type: ignore[arg-type]
 
 
-def check_bounds(options: Any) -> None:
-    """Raise `InputError` for a number out of the bounds of its option."""
+def check_values(options: Any) -> None:
+    """Raise `InputError` for a number out of the bounds of its option, or for a flag that is neither true nor false."""
+    hints = get_type_hints(type(options))
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
+        if hints[field.name] is bool and not isinstance(value, bool):
+            # Typed flags are; those of a file may be anything.
+            raise InputError(f"got {field.name}: {value!r}, expected true or false")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         low, above, high = (_bound(type(options), field.name, which) for which in ("at_least", "above", "at_most"))
@@ -135,11 +145,18 @@ def _bound(options: type, name: str, which: str) -> float | None:
     return None
 
 
+_IN_WORDS = {"float": "a number", "int": "a whole number", "str": "a word", "NoneType": "null"}
+
+
 def explain(message: str, options: type | None) -> str:
     """A parser's complaint as one line, naming the nearest option where one is unknown."""
     line = " ".join(message.split())
     line = line.replace("a <class 'dict'>", 'settings such as {"name": "..."}')
     line = re.sub(r"<class '(\w+)'>", r"\1", line)
+    union = re.search(r'Parser key "(\w+)": .* Subtypes: \[(.+?)\] Errors: .* Given value: (.*)', line)
+    if union:
+        kinds = [_IN_WORDS.get(kind, kind) for kind in union[2].split(", ")]
+        return f"got --{union[1].replace('_', '-')} {union[3]}, expected {' or '.join(kinds)}"
     key = re.search(r"does not accept option '([^']+)'", line)
     flag = re.search(r"unrecognized arguments: --([\w-]+)", line)
     if options is None or not (key or flag):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -20,6 +21,8 @@ import yaml
 
 from common.atomic import atomic_writer, write_json
 from common.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Options that say how a command answers, not what it makes.
 _NOT_KEPT = {"json", "debug", "resume"}
@@ -65,6 +68,11 @@ class RunDirectory:
             raise InputError(f"nothing to resume: {path} is not a run directory; leave --resume out to start")
         if occupied:
             _check_may_change(path, verb, options)
+        left = _aside(path)
+        if left.exists() and not getattr(options, "overwrite", False):
+            logger.warning(
+                "%s is the run that lay in %s before a command was killed; move it back or delete it", left, path
+            )
         if resume:
             yield cls(path, verb)
             return
@@ -193,10 +201,15 @@ def _inputs_within(path: Path, options: Any) -> list[str]:
     return found
 
 
+def _aside(path: Path) -> Path:
+    """Where a run lies while another one takes its place."""
+    path = path.resolve()
+    return path.with_name(path.name + ".replaced")
+
+
 def _put_aside(path: Path) -> Path:
     """Move a run out of the way, to be deleted or put back."""
-    path = path.resolve()
-    aside = path.with_name(path.name + ".replaced")
+    path, aside = path.resolve(), _aside(path)
     if aside.exists():
         # A command that was killed left it, and something newer in its place.
         shutil.rmtree(aside)

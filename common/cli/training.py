@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli.app import CommonOptions
-from common.cli.options import option
+from common.cli.options import default_of, option
 from common.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
@@ -57,11 +57,13 @@ class LongRunOptions(CommonOptions):
     overwrite: bool = option(False, "replace an existing run directory")
 
     def optimiser_config(self) -> OptimiserConfig:
-        """The optimiser that the options name."""
+        """The optimiser that the options name; what they leave out of it is the verb's default."""
         from common.named import build
         from common.training.optimiser import OptimiserConfig
 
-        return build(OptimiserConfig, self.optimiser, "optimiser")
+        default = default_of(type(self), "optimiser")
+        same = self.optimiser.get("name", default["name"]) == default["name"]
+        return build(OptimiserConfig, {**default, **self.optimiser} if same else self.optimiser, "optimiser")
 
     def fit_config(self, device: str) -> FitConfig:
         """What the options say of the whole run, on `device`."""

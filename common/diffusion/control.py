@@ -254,11 +254,12 @@ class ControlledDenoiser(nn.Module):
         self.base = copy.deepcopy(base).requires_grad_(False)
         self.controls = tuple(controls)
         names = [control.name for control in controls]
-        if len(set(names)) < len(names) or rank < 0 or not (names or rank) or not 0 <= active_from < 1:
-            raise InputError(
-                f"got controls {names}, rank {rank} and active_from {active_from}, expected controls each of a name "
-                "of its own, or a rank above 0, or both; and a time from 0 to below 1"
-            )
+        if len(set(names)) < len(names):
+            raise InputError(f"got the controls {', '.join(names)}, expected each of them once")
+        if rank < 0 or not (names or rank):
+            raise InputError(f"got rank {rank} and {len(names)} controls, expected a rank above 0, or controls")
+        if not 0 <= active_from < 1:
+            raise InputError(f"got active_from {active_from}, expected a time from 0 to below 1, which is noise")
         self.active_from = active_from
         self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
         self.site = _find_site(self.base.network, site) if controls else None

@@ -142,4 +142,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], source:
     for name, value in weights.items():
         if own[name].shape != value.shape:
             raise InputError(f"{source}: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{source}: {name} has values that are not finite; its training went astray")
     module.load_state_dict(dict(weights))

@@ -164,6 +164,42 @@ class Remembering(Generic[T]):
         return self._last[2]
 
 
+class Explained:
+    """A `Reward` that keeps in mind why samples of its last call failed.
+
+    Args:
+        reward: any.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+        self._failures: Mapping[str, int] = {}
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Reward`."""
+        return self._reward.differentiable
+
+    def __call__(self, state: State) -> RewardResult:
+        """See `Reward`."""
+        result = self._reward(state)
+        # Not the result, which may hold a graph.
+        self._failures = result.failures
+        return result
+
+    def why(self) -> str:
+        """See `reasons`."""
+        return reasons([self._failures])
+
+
+def reasons(failures: Sequence[Mapping[str, int]], most: int = 3) -> str:
+    """The `most` frequent reasons for which samples failed, such as `60 x gap: time limit`; for a line to the user."""
+    counted: Counter[str] = Counter()
+    for some in failures:
+        counted.update(some)
+    return "; ".join(f"{count} x {reason}" for reason, count in counted.most_common(most)) or "for no reason given"
+
+
 def checked_values(name: str, values: Tensor, count: int) -> Tensor:
     """`values` if they are (count,) floats; a ValueError names their source otherwise."""
     if not isinstance(values, Tensor) or tuple(values.shape) != (count,) or not values.is_floating_point():

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
-from common.errors import InputError
+from common.errors import IncompleteError, InputError
 from common.training.module import DiffusionTraining
 from common.training.watch import Watch
 
@@ -96,7 +96,10 @@ class CheckpointKeeper(Callback):
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         between_steps = module.between_steps
         done = module.steps >= module.max_steps
+        # Measurements come first, and may have ended the run.
+        done = done or trainer.should_stop
         if between_steps and (stop or due or done):
+            self._refuse_broken(module)
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
         if between_steps and (stop or done):
@@ -112,6 +115,16 @@ class CheckpointKeeper(Callback):
     ) -> None:
         """Gives the signals back."""
         self._give_back()
+
+    def _refuse_broken(self, module: DiffusionTraining) -> None:
+        """Raise `IncompleteError` where weights are no longer numbers: a checkpoint of them would be worth nothing."""
+        weights = [p.detach() for p in module.parameters() if p.requires_grad]
+        if weights and not torch.stack([torch.isfinite(weight).all() for weight in weights]).all():
+            kept = f"{self.path} is of before; --resume goes on from there" if self.path.exists() else "nothing is kept"
+            raise IncompleteError(
+                f"the weights are no longer finite at step {module.steps}; expected a smaller --optimiser "
+                f"learning_rate ({kept})"
+            )
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():
@@ -177,6 +190,7 @@ class Measurements(Callback):
     Attributes:
         stopped_early: that has happened.
         best: the weights of the last good measurement, on the CPU.
+        best_step: after how many steps they were measured.
     """
 
     def __init__(
@@ -194,12 +208,16 @@ class Measurements(Callback):
         self.stop_early = stop_early
         self.stopped_early = False
         self.best: dict[str, Tensor] | None = None
+        self.best_step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Measures what training starts from, against which the watch compares."""
         module = _training(pl_module)
         if self.watch is not None and module.steps == 0 and trainer.is_global_zero:
             self._measure(trainer, module, module.denoiser)
+        if self.stopped_early:
+            # Resumed at its end, see `CheckpointKeeper`.
+            trainer.should_stop = True
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -212,6 +230,10 @@ class Measurements(Callback):
         if self.stop_early and trainer.strategy.reduce_boolean_decision(warned, all=False):
             self.stopped_early = True
             trainer.should_stop = True
+            logger.warning(
+                "step %d: stopped early, after %d warnings in a row; the weights of step %d are kept",
+                module.steps, self.watch.patience if self.watch else 0, self.best_step,
+            )  # fmt: skip
 
     def _measure(self, trainer: lightning.Trainer, module: DiffusionTraining, denoiser: torch.nn.Module) -> bool:
         """Measure, log, warn; whether the watch has had enough."""
@@ -231,17 +253,22 @@ class Measurements(Callback):
             logger.warning("step %d: %s", module.steps, line)
         if not warnings and self.stop_early:
             self.best = {name: value.detach().cpu().clone() for name, value in denoiser.state_dict().items()}
+            self.best_step = module.steps
         return self.watch.alarmed
 
     def state_dict(self) -> dict[str, Any]:
         """What the watch compares with goes into the checkpoint, and the weights that it last found good."""
-        return {} if self.watch is None else {"watch": self.watch.state(), "best": self.best}
+        if self.watch is None:
+            return {}
+        ended = {"stopped_early": self.stopped_early, "best_step": self.best_step}
+        return {"watch": self.watch.state(), "best": self.best, **ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
         if self.watch is not None and "watch" in state_dict:
             self.watch.restore(state_dict["watch"])
-            self.best = state_dict.get("best")
+            self.best, self.best_step = state_dict.get("best"), state_dict.get("best_step", 0)
+            self.stopped_early = state_dict.get("stopped_early", False)
 
 
 def _training(module: torch.nn.Module) -> DiffusionTraining:

@@ -22,6 +22,7 @@ from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.named import build, nearest
 from common.rewards import Remembering, Reward, SummedReward
+from common.rewards.reward import Explained
 from common.training.callbacks import Measure
 from common.training.fit import FitConfig, FitResult, fit
 from common.training.module import BatchSource, Guide, Pieces
@@ -31,6 +32,8 @@ from common.training.watch import Watch
 # Methods that are about control inputs, beside `ALGORITHMS`: the algorithm behind each, `likelihood` its own.
 _WITH_CONTROLS = {"ctrl": "backprop", "hindsight": "reward_weighted"}
 _NEEDS_CONTROL = (*_WITH_CONTROLS, "likelihood")
+# What an algorithm is made with, but not by its settings.
+_SAID_ELSEWHERE = {"sampler": "--rollout-steps and --exponent", "tau": "--tau"}
 # Short runs of pay-off samples come only part of the way, so that by default they aim further.
 _RGDM_TAU = 0.27
 # Values that a state's candidates are weighed for where controls are learnt: nearly for nothing, see `Rgdm`.
@@ -84,6 +87,9 @@ class Method:
                 )
             likelihood = build(Likelihood, {"earliest": self.active_from, **self.settings}, "method 'likelihood'")
             return Conditional(tuple(terms), likelihood, self.null_share)
+        for setting, flag in _SAID_ELSEWHERE.items():
+            if setting in self.settings:
+                raise InputError(f"got the setting '{setting}' of method '{self.name}'; expected it as {flag}")
         if self.rollout_steps < 2:
             raise InputError(f"got {self.rollout_steps} rollout steps, expected at least 2")
         name = _WITH_CONTROLS.get(self.name, self.name)
@@ -98,6 +104,8 @@ class Method:
                 )
             settings.setdefault("value", ValueNetwork(n_channels))
         sampler = rollout_sampler(process, self.rollout_steps, self.exponent)
+        if not (sampler.times().float().diff() < 0).all():
+            raise InputError(f"got exponent {self.exponent:g}, expected less: the chain's last times are all the same")
         if self.values_each is not None and not terms:
             raise InputError("--values-each is about what controls are asked for; leave it out, or give --control")
         if name == "backprop":
@@ -145,21 +153,19 @@ def policies(
     Args:
         start: what training starts from; it stays as it is.
         terms: the controls.
-        rank: of the adapters; 0 trains all weights of a copy, without controls only.
-        active_from: see `ControlledDenoiser`.
+        rank: of the adapters; 0 trains all weights of a copy, without controls only. A tuned model keeps its own.
+        active_from: see `ControlledDenoiser`; likewise.
         seed: of the adapters' initial weights.
 
     Raises:
-        InputError: `start` has other controls than those asked for, or adapters where none are wanted.
+        InputError: `start` has other controls than those asked for.
     """
     controls = [term.control for term in terms]
     # Of initial weights, of whatever is trained.
     torch.manual_seed(seed)
     if isinstance(start, ControlledDenoiser):
-        if rank == 0:
-            raise InputError("got --rank 0, but the model was tuned before and keeps its adapters; leave it out")
         # The data that they are standardised by may be others: the model keeps its own scale.
-        if [(c.name, c.classes, c.log) for c in start.controls] != [(c.name, c.classes, c.log) for c in controls]:
+        if {(c.name, c.classes, c.log) for c in start.controls} != {(c.name, c.classes, c.log) for c in controls}:
             names = ", ".join(control.name for control in start.controls) or "none"
             raise InputError(f"the model's control inputs are: {names}; ask for the same, or start at its base")
         policy = copy.deepcopy(start)
@@ -223,6 +229,6 @@ def finetune(
     """
     return fit(
         pair.policy, algorithm, optimiser, batches, fit_config, directory,
-        resume=resume, measure=measure, guide=Guide(pair.reference, reward_of(algorithm, reward)), pieces=pieces,
-        watch=watch, stop_early=stop_early,
+        resume=resume, measure=measure, guide=Guide(pair.reference, Explained(reward_of(algorithm, reward))),
+        pieces=pieces, watch=watch, stop_early=stop_early,
     )  # fmt: skip

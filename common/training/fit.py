@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 import warnings
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import nn
 from common.algorithms.algorithm import Algorithm
 from common.algorithms.experience import Cost
 from common.allocator import tune_allocator
+from common.errors import InputError
 from common.precision import PRECISIONS, pick_precision
 from common.training.callbacks import CheckpointKeeper, Measure, Measurements, ProgressLines, WarmedEMA
 from common.training.module import BatchSource, DiffusionTraining, Guide, Pieces
@@ -141,6 +143,8 @@ def fit(
     if resume and not keeper.path.exists():
         logger.info("no checkpoint yet: starting at the beginning")
         resume = False
+    if resume:
+        _check_readable(keeper.path)
     on_terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [ema, RichProgressBar() if on_terminal else ProgressLines(), keeper]
     measurements = None
@@ -166,7 +170,11 @@ def fit(
         enable_progress_bar=on_terminal,
         default_root_dir=directory,
     )
-    trainer.fit(module, ckpt_path=keeper.path if resume else None, weights_only=True)
+    try:
+        trainer.fit(module, ckpt_path=keeper.path if resume else None, weights_only=True)
+    except SystemExit as error:
+        # How Lightning ends when it is interrupted outside of a step, which is not for it to decide.
+        raise KeyboardInterrupt from error
     stopped_early = False
     if measurements is not None and measurements.stopped_early:
         stopped_early = True
@@ -186,6 +194,17 @@ def fit(
 def learnable_count(module: torch.nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _check_readable(checkpoint: Path) -> None:
+    """Raise `InputError` for a file that a full disk or a lost machine has left in pieces."""
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{checkpoint} is damaged and cannot be resumed from ({type(error).__name__}); put a copy back, or begin "
+            "anew with --overwrite"
+        ) from error
 
 
 def _quiet_lightning() -> None:

@@ -16,11 +16,16 @@ from common.algorithms.algorithm import Algorithm, Policy
 from common.algorithms.experience import Cost, Experience
 from common.diffusion import DenoiserFunction, State
 from common.diffusion.noise import SampleNoise, sample_seeds
-from common.rewards import Reward
+from common.errors import IncompleteError
+from common.rewards.reward import Explained
 from common.training.optimiser import OptimiserConfig, build_optimisers
 
 # (first step, rank, world size) -> endless batches of states: clean ones, or what to generate.
 BatchSource = Callable[[int, int, int], Iterable[State]]
+
+# Batches in a row without any sample that could be scored, and updates in a row without a gradient, that end a run.
+_PATIENCE = 5
+_SKIPPED = 50
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Guide:
     """
 
     reference: DenoiserFunction
-    reward: Reward
+    reward: Explained
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Guide:
         """Itself: a copy of the module, as weight averaging makes one, scores nothing of its own."""
@@ -113,6 +118,7 @@ class DiffusionTraining(lightning.LightningModule):
         self.skipped = 0
         self.seconds = 0.0
         self._micro_steps = 0
+        self._unscored = self._unusable = 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """See `OptimiserConfig`."""
@@ -164,7 +170,19 @@ class DiffusionTraining(lightning.LightningModule):
         world = self.trainer.world_size
         self.cost += Cost(experience.cost.reward_calls * world, experience.cost.evaluations * world)
         self._log({**experience.metrics, "reward_calls": float(self.cost.reward_calls)})
+        self._unscored = self._unscored + 1 if self._all_say(experience.metrics.get("valid", 1) == 0) else 0
+        if self._unscored == _PATIENCE:
+            raise IncompleteError(
+                f"stopped at step {self.steps}: nothing could be scored in {_PATIENCE} batches, so there is nothing to "
+                f"learn from ({self.guide.reward.why()})"
+            )
         return experience
+
+    def _all_say(self, answer: Any) -> bool:
+        """Whether all processes say so, which have to stop together."""
+        if self.trainer.world_size == 1:
+            return bool(answer)
+        return self.trainer.strategy.reduce_boolean_decision(bool(answer), all=True)
 
     @property
     def _policy(self) -> Policy:
@@ -255,8 +273,15 @@ class DiffusionTraining(lightning.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         self.log("train/gradient_norm", norm)
         optimisers = self.optimizers()
+        # Pre-training does not wait for the device to know: its weights are looked at where they are saved.
         usable = self.guide is None or bool(torch.isfinite(norm))
         self.skipped += not usable
+        self._unusable = 0 if usable else self._unusable + 1
+        if self._unusable == _SKIPPED:
+            raise IncompleteError(
+                f"stopped at step {self.steps}: the gradients of {_SKIPPED} updates in a row were not finite; expected "
+                "a smaller --optimiser learning_rate, or rewards without such extremes"
+            )
         for optimiser in optimisers if isinstance(optimisers, list) else [optimisers]:
             for group in optimiser.param_groups:
                 group["lr"] = group.setdefault("full_lr", group["lr"]) * factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,12 @@ from common.diffusion.generation import generate_states
 from common.diffusion.noise import SampleNoise, sample_seeds
 from common.predictors import Predictor
 from common.rewards import Measure, Measured, Reward, RewardResult
+from common.rewards.reward import reasons
 from common.training.module import BatchSource
 from common.training.pretrain import TrainableModel
 from common.training.watch import Guard
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,12 @@ class Check:
             device=torch.device(self.device), seed=self.seed, condition=prompt.condition,
         )  # fmt: skip
         states = [state for _, state in batches]
-        found = _summary("reward", [self.reward(state) for state in states])
+        rewarded = [self.reward(state) for state in states]
+        failed = sum(result.n_failed for result in rewarded)
+        if 2 * failed > self.count:
+            why = reasons([result.failures for result in rewarded])
+            logger.warning("%d of %d samples have no reward (%s)", failed, self.count, why)
+        found = _summary("reward", rewarded)
         if self.judge is not None:
             judged = _summary("judge", [self.judge(state) for state in states])
             judged.pop("valid")

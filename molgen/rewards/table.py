@@ -191,7 +191,8 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
             raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
         return predicted.resolve(_predicted(name[len(PREDICTED) :], None, None), argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
-    hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
+    hint = "" if wanted.endswith(".py") else nearest(wanted, names)
+    hint = hint or "; a function of yours is named my_score.py:score"
     raise InputError(f"unknown reward '{name}'{hint}; `molgen rewards` lists all")
 
 

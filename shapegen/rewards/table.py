@@ -249,7 +249,8 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
     if wanted.startswith(PREDICTED):
         return _predicted(wanted, argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
-    hint = nearest(wanted, names) or "; a function of yours is named my_score.py:score"
+    hint = "" if wanted.endswith(".py") else nearest(wanted, names)
+    hint = hint or "; a function of yours is named my_score.py:score"
     raise InputError(f"unknown reward '{name}'{hint}; `shapegen rewards` lists all")
 
 

@@ -124,7 +124,8 @@ def test_a_dry_run_prints_commands_and_makes_nothing(world, capsys):
         ({"published": ["nothing"]}, [], "no published table 'nothing'"),
         ({"settings": {"shift": {}}}, [], "settings of method 'shift'"),
         ({"settings": {"unconditional": {"generate": {"shfit": 1}}}}, [], "shfit"),
-        ({"num_samples": "many"}, [], "expected a number from 1 on"),
+        ({"num_samples": "many"}, [], "expected a whole number"),
+        ({"num_samples": 0}, [], "expected a number from 1 on"),
         ({}, ["--workers", "0"], "got --workers 0"),
     ],
 )

@@ -163,7 +163,9 @@ def test_settings_and_weights_make_it_again():
     ("change", "message"),
     [
         (lambda base: ControlledDenoiser(base, CONTROLS, site="embed_globe"), "did you mean 'embed_global'"),
-        (lambda base: ControlledDenoiser(base, [CONTROLS[0]] * 2), "name of its own"),
+        (lambda base: ControlledDenoiser(base, [CONTROLS[0]] * 2), "expected each of them once"),
+        (lambda base: ControlledDenoiser(base, [], rank=0), "expected a rank above 0, or controls"),
+        (lambda base: ControlledDenoiser(base, CONTROLS, active_from=1.0), "a time from 0 to below 1"),
         (lambda base: build_controlled(base, {"controls": [{"name": "a", "classes": 1}]}), "at least 2"),
         (lambda base: Control("gap", std=0.0), "above 0"),
     ],

@@ -18,7 +18,7 @@ from common.algorithms import ALGORITHMS
 from common.algorithms.ctrl import ControlTerm
 from common.diffusion import Cosine, Denoiser, Euclidean, Process, Sampler, State, V
 from common.diffusion.control import Control, asked_for
-from common.errors import InputError
+from common.errors import IncompleteError, InputError
 from common.rewards import Reward, RewardResult
 from common.training.callbacks import Measurements, WarmedEMA
 from common.training.finetune import Method, Policies, finetune, policies, reward_of
@@ -104,7 +104,7 @@ def run(
     pair = policies(base(), terms, rank=rank, active_from=active_from)
     algorithm = replace(method, active_from=active_from).algorithm(PROCESS, 2, terms)
     task = Toy()
-    reward = reward if terms else Near()
+    reward = reward if terms or reward is not None else Near()
     check = Check(
         task, reward_of(algorithm, reward), pair.reference, algorithm.sampler, terms, count=32, divergence_count=8
     )  # type: ignore[arg-type]
@@ -271,7 +271,66 @@ def test_hacking_is_noticed_and_stops_the_run_at_the_last_good_weights(tmp_path,
     assert result.finished
     assert result.steps < 60
     assert "while spread fell" in caplog.text
+    assert f"step {result.steps}: stopped early, after 2 warnings in a row; the weights of step" in caplog.text
     assert check(result.denoiser)["spread"] == pytest.approx(check(base())["spread"], rel=0.2)
+    # It is finished: there is nothing to go on with.
+    _, again, _ = run(
+        tmp_path, method, 60, guards=guards, early_stop=True, measure_every=2, learning_rate=3e-2, resume=True
+    )  # fmt: skip
+    assert (again.stopped_early, again.finished, again.steps) == (True, True, result.steps)
+    for name, value in result.denoiser.state_dict().items():
+        assert torch.equal(again.denoiser.state_dict()[name], value), name
+
+
+def test_a_run_whose_samples_all_fail_stops_and_says_why(tmp_path, caplog):
+    @dataclass
+    class Never:
+        differentiable = False
+
+        def __call__(self, state: State) -> RewardResult:
+            values = torch.full((len(state),), math.nan)
+            return RewardResult(values, torch.isfinite(values), failures={"gap: time limit": len(state)})
+
+    with pytest.raises(IncompleteError, match=r"stopped at step 4: nothing could be scored .*64 x gap: time limit"):
+        run(tmp_path, Method("rgdm", 0.1, {"visited": 1}, 6), 30, reward=Never(), measure_every=10)
+    assert "32 of 32 samples have no reward (32 x gap: time limit)" in caplog.text
+
+
+def test_weights_that_are_no_longer_numbers_are_not_saved(tmp_path):
+    with pytest.raises(IncompleteError, match=r"no longer finite at step \d+; expected a smaller .*nothing is kept"):
+        run(tmp_path, METHODS["backprop"], 3, learning_rate=1e38)
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_updates_that_are_all_left_out_end_the_run(tmp_path):
+    @dataclass
+    class Cliff:
+        differentiable = True
+
+        def __call__(self, state: State) -> RewardResult:
+            values = state.x.mean(dim=(1, 2)) * 1e38
+            return RewardResult(values.clamp(-1e38, 1e38), torch.isfinite(values))
+
+    with pytest.raises(IncompleteError, match="the gradients of 50 updates in a row were not finite"):
+        run(tmp_path, Method("backprop", 1e-4, {}, 6), 60, reward=Cliff())
+
+
+@pytest.mark.parametrize("left", [b"", b"nothing like it", 2000], ids=["empty", "another file", "cut short"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, left):
+    run(tmp_path, METHODS["backprop"], 1)
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:left] if isinstance(left, int) else left)
+    with pytest.raises(InputError, match=r"last.ckpt is damaged .*; put a copy back, or begin anew with --overwrite"):
+        run(tmp_path, METHODS["backprop"], 2, resume=True)
+
+
+def test_an_interrupt_before_the_first_step_is_passed_on(tmp_path, monkeypatch):
+    def interrupt(self, policy):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Check, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, METHODS["backprop"], 2, measure_every=1)
 
 
 def test_the_last_good_weights_are_kept_over_a_restart():
@@ -358,8 +417,10 @@ def test_controls_have_to_fit():
         policies(base(), (), rank=33)
     with pytest.raises(InputError, match="--active-from 0"):
         policies(base(), (), rank=0, active_from=0.2)
-    with pytest.raises(InputError, match="got --rank 0, but the model was tuned before"):
-        policies(controlled, (gap_term(),), rank=0)  # type: ignore[arg-type]
+    # In whatever order they are given.
+    both = (gap_term(), other)
+    tuned = policies(base(), both, rank=2).policy
+    assert policies(tuned, both[::-1]).policy.controls == tuned.controls  # type: ignore[arg-type]
     # Other data have another mean; the model's own scale stays.
     elsewhere = replace(gap_term(), control=Control("middle", mean=0.1, std=0.7))
     assert policies(controlled, (elsewhere,)).policy.controls == controlled.controls  # type: ignore[arg-type]

@@ -64,6 +64,9 @@ def test_weights_that_do_not_fit_are_named():
         load_weights(Network(), {"linear.weight": torch.zeros(3, 3)}, "w")
     with pytest.raises(InputError, match=r"linear.weight has shape \(4, 4\), expected \(3, 3\)"):
         load_weights(Network(3), Network(4).state_dict(), "w")
+    astray = {name: torch.full_like(value, torch.nan) for name, value in Network(3).state_dict().items()}
+    with pytest.raises(InputError, match=r"w: \S+ has values that are not finite"):
+        load_weights(Network(3), astray, "w")
 
 
 @pytest.mark.parametrize(

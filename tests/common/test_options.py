@@ -50,6 +50,14 @@ def test_what_is_on_can_be_turned_off(tmp_path):
     assert seen("--config", str(config), "--told").told
 
 
+@pytest.mark.parametrize("value", ["maybe", '"no"', "0"])
+def test_a_flag_of_a_file_is_true_or_false(tmp_path, capsys, value):
+    config = tmp_path / "flags.yaml"
+    config.write_text(f"fast: {value}\n")
+    assert run_command("toy", "a toy", [Verb("go", "goes", Options, print)], ["go", "--config", str(config)]) == 2
+    assert "expected true or false" in capsys.readouterr().err
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bounded(CommonOptions):
     amount: int = option(3, "how much", at_least=1, at_most=9)

@@ -75,6 +75,13 @@ def test_an_existing_run_is_kept_unless_it_shall_be_replaced(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
 
 
+def test_a_run_that_a_killed_command_put_aside_is_told_of(folder, caplog):
+    folder.rename(folder.with_name("run.replaced"))
+    make(folder, "new")
+    assert f"run.replaced is the run that lay in {folder} before a command was killed" in caplog.text
+    assert (folder.with_name("run.replaced") / "made.txt").read_text() == "old"
+
+
 def test_a_run_behind_a_link_is_replaced_where_it_is(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     make(tmp_path / "link", "new", Options(overwrite=True))

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from common.algorithms import gradient_noise
+from common.cli.finetune import FinetuneOptions
 from common.diffusion.control import Control, ControlledDenoiser
+from common.training.optimiser import OptimiserConfig
 from molgen import load_pretrained
 from molgen.cli import main
 from molgen.data.gdb7_xtb import load
@@ -93,6 +95,25 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tuned, tmp_path):
     resumed, whole = load_pretrained(tmp_path / "r"), load_pretrained(tuned)
     for a, b in zip(resumed.denoiser.parameters(), whole.denoiser.parameters(), strict=True):
         assert (a == b).all()
+
+
+def test_a_tuned_model_keeps_its_adapters(tuned, tmp_path, capsys):
+    arguments = ["finetune", str(tuned), *SHORT, "--target", "gyration_radius=2", "--output-dir", str(tmp_path / "r")]
+    assert main([*arguments, "--rank", "4"]) == 2
+    assert f"got --rank 4, but {tuned} was tuned before and keeps its 16; leave it out" in error_line(capsys)
+    assert main([*arguments, "--active-from", "0.3"]) == 2
+    assert "keeps its 0.15" in error_line(capsys)
+    assert main([*arguments, "--rank", "16", "--method", "reward_weighted"]) == 0
+    assert "its adapters (rank 16, active from 0.15) are trained further" in capsys.readouterr().err
+
+
+def test_what_is_left_out_of_the_optimiser_is_the_default_of_the_verb():
+    options = FinetuneOptions(base="b", optimiser={"learning_rate": 0.01})
+    expected = OptimiserConfig("adamw", 0.01, weight_decay=0, warmup_steps=3, decay_fraction=0.5)
+    assert options.optimiser_config() == expected
+    # Another one has its own.
+    options = FinetuneOptions(base="b", optimiser={"name": "muon", "learning_rate": 0.01})
+    assert options.optimiser_config() == OptimiserConfig("muon", 0.01)
 
 
 def test_a_control_input_is_asked_for_by_generate(tmp_path, capsys):
@@ -242,6 +263,9 @@ def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
         (("--control", "qed±0.1"), "no column 'qed'"),
         (("--method", "ctrl", "--target", "gap=4±1"), "--control NAME"),
         (("--target", "gap=4±1", "--settings", '{"candidate": 3}'), "did you mean 'candidates'"),
+        (("--target", "gap=4±1", "--settings", '{"candidates": "many"}'), "candidates 'many', expected a whole number"),
+        (("--target", "gap=4±1", "--labels", "20"), "got --labels without --control"),
+        (("--target", "gap=4±1", "--even-share", "0.2"), "got --even-share without --control"),
     ],
 )
 def test_wrong_requests_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, message):
