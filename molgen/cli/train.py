@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from common.cli.app import Verb
 from common.cli.options import option
 from common.cli.training import TrainingOptions, run_training
+from common.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from common.training.fit import FitConfig, FitResult
     from molgen.data.molecules import MoleculeSet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,9 @@ class TrainOptions(TrainingOptions):
 
     data: str = option("gdb7-xtb", "data set name or molecule file")
     max_atoms: int | None = option(None, "leave larger molecules out (number of atoms)", at_least=1)
+    where: list[str] = option(
+        [], "learn only from molecules that meet this filter, may be repeated: 'require gap>4', 'forbid stable'"
+    )
     keep: float = option(
         1.0, "learn from this share of the molecules of each size only (arXiv 2409.19128)", above=0, at_most=1
     )
@@ -84,8 +91,16 @@ def _selected(molecules: MoleculeSet, options: TrainOptions) -> tuple[MoleculeSe
     """The molecules that are learnt from, how often each (None: all alike), and what `model.json` says of it."""
     from molgen.data.selection import prune, size_weights
     from molgen.pretrained import load_pretrained
+    from molgen.rewards.reward import passing
 
     facts: dict[str, Any] = {}
+    if options.where:
+        kept = passing(molecules, options.where)
+        logger.info("%d of %d molecules meet %s", len(kept), len(molecules), ", ".join(options.where))
+        if not len(kept):
+            raise InputError(f"got --where {' '.join(options.where)}, which none of {len(molecules)} molecules meet")
+        molecules = molecules.select(kept)
+        facts |= {"where": options.where}
     if options.keep < 1 or options.keep_by != "density":
         molecules = molecules.select(prune(molecules, options.keep, options.keep_by, options.seed))
         facts |= {"keep": options.keep, "keep_by": options.keep_by}

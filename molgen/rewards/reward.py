@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common.diffusion import State, size_mask
+from common.errors import InputError
 from common.rewards import (
     PREDICTED,
     Condition,
@@ -100,6 +102,30 @@ class MoleculeReward(TypedReward):
 def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | None = None) -> tuple[Condition, ...]:
     """Conditions on scorers, from texts or as they are; what a predictor never saw is warned of."""
     return conditions_of(spec, partial(find_scorer, launcher=launcher))
+
+
+def passing(molecules: MoleculeSet, filters: Sequence[str], workers: int | None = None) -> np.ndarray:
+    """Indices of the molecules that meet all `filters` as typed, such as `forbid stable` or `require gap>4`, ascending.
+
+    Raises:
+        InputError: a condition that is no filter, or an unknown quantity.
+    """
+    conditions = read_conditions(filters)
+    wanted = next((condition for condition in conditions if not condition.required), None)
+    if wanted is not None:
+        raise InputError(f"got '{wanted.text}', expected filters alone, such as 'require gap>4' or 'forbid stable'")
+    scorers = scorers_of(conditions)
+    learned = next((scorer.name for scorer in scorers if scorer.on_states is not None), None)
+    if learned is not None:
+        raise InputError(f"got a filter by {learned}, expected one by a scorer that takes molecules alone")
+    with MoleculeScorer(scorers, workers) as scorer:
+        values = scorer.score(molecules).values
+    kept = np.ones(len(molecules), dtype=bool)
+    for condition in conditions:
+        raw = torch.from_numpy(values[condition.quantity.name])
+        met = condition.goal.met(raw)  # type: ignore[union-attr]
+        kept &= (torch.isfinite(raw) & met).numpy()
+    return np.flatnonzero(kept)
 
 
 def differentiable_texts(texts: Sequence[str]) -> list[str]:

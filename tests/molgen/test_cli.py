@@ -125,6 +125,10 @@ def test_a_part_of_the_data_is_learnt_and_hard_sizes_more_often(folder, tmp_path
     assert described[0]["data_hash"] != described[1]["data_hash"]
     assert described[1]["selection"] == {"keep": 0.5, "keep_by": "density", "reweigh": run, "reweigh_strength": 2.0}
     assert "selection" not in described[0]
+    heavy = ["--where", "require mol_weight>60, require valid", "--where", "forbid substructure(C#N)"]
+    assert main([*words, str(tmp_path / "heavy"), *heavy]) == 0
+    described = json.loads((tmp_path / "heavy" / "model" / "model.json").read_text())
+    assert described["selection"] == {"where": heavy[1::2]}
 
 
 def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
@@ -246,6 +250,8 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["generate", "RUN", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --guidance autoguidance"),
         (["train", "--config", "TINY", "--keep-by", "densty", "--output-dir", "NEW"], "did you mean 'density'"),
         (["train", "--config", "TINY", "--keep", "0", "--output-dir", "NEW"], "got --keep 0"),
+        (["train", "--config", "TINY", "--where", "forbid valid", "--output-dir", "NEW"], "which none of"),
+        (["train", "--config", "TINY", "--where", "gap>4", "--output-dir", "NEW"], "expected filters alone"),
         (["data", "inspect"], "nothing to inspect"),
         (["fly"], "fly"),
     ],

@@ -16,7 +16,7 @@ from molgen.data.gdb7_xtb import load
 from molgen.data.molecules import MoleculeSet
 from molgen.rewards import table
 from molgen.rewards.geometry import GyrationRadius
-from molgen.rewards.reward import MoleculeReward
+from molgen.rewards.reward import MoleculeReward, passing
 from molgen.rewards.table import REWARDS
 
 CODEC = MoleculeCodec((1, 6, 7, 8, 9), coordinate_scale=0.5)
@@ -40,6 +40,18 @@ def test_the_contract_with_workers_filters_and_failures(molecules):
     assert gap.dtype == torch.float64
     expected = -0.5 * ((gap - 8) / 2) ** 2 + 2 * qed
     torch.testing.assert_close(result.values[:4], expected[:4].float())
+
+
+def test_filters_choose_molecules(molecules):
+    assert passing(molecules, ["require valid"], workers=1).tolist() == [0, 1, 2, 3, 5]
+    assert passing(molecules, ["forbid valid"], workers=1).tolist() == [4]
+    # What cannot be measured meets nothing.
+    assert passing(molecules, ["require mol_weight>17", "forbid stable"], workers=1).tolist() == []
+    assert passing(molecules, ["require mol_weight>17, require valid"], workers=1).tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="got 'maximise qed', expected filters alone"):
+        passing(molecules, ["maximise qed"])
+    with pytest.raises(InputError, match="expected one by a scorer that takes molecules alone"):
+        passing(molecules, ["require gyration_radius>1"])
 
 
 def test_a_floor_in_place_of_nan(molecules):
