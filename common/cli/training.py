@@ -107,14 +107,23 @@ class TrainingOptions(ParallelRunOptions):
     teacher: str | None = option(None, "learn the answers of this model (name or folder) on noised data, not the data")
     weaker: str | None = option(None, "guide the teacher away from this weaker model, by autoguidance")
     autoguidance: dict = option({}, "settings of it: scale, active_from, active_to")
+    teacher_from: float = option(
+        0.0,
+        "learn the teacher's answers at times from here to 1, noise, and below them the data",
+        at_least=0,
+        at_most=1,
+    )
     few_steps: bool = option(False, "learn to sample as the teacher does, but in the few steps of --sampler")
 
     def check(self) -> None:
         """See `CommonOptions.check`."""
         super().check()
-        for name, needed in (("weaker", "teacher"), ("autoguidance", "weaker"), ("few_steps", "teacher")):
+        needs = {"weaker": "teacher", "autoguidance": "weaker", "few_steps": "teacher", "teacher_from": "teacher"}
+        for name, needed in needs.items():
             if getattr(self, name) and not getattr(self, needed):
                 raise InputError(f"got --{name.replace('_', '-')} without --{needed}")
+        if self.teacher_from and self.few_steps:
+            raise InputError("got --teacher-from with --few-steps, which learns steps at all times; drop one")
 
     def teacher_facts(self) -> dict[str, Any]:
         """What `model.json` says of the teacher; nothing without one."""
@@ -122,7 +131,8 @@ class TrainingOptions(ParallelRunOptions):
             return {}
         guide = {"weaker": self.weaker, **self.autoguidance} if self.weaker else {}
         few = {"few_steps": True} if self.few_steps else {}
-        return {"teacher": {"model": self.teacher, **guide, **few}}
+        late = {"teacher_from": self.teacher_from} if self.teacher_from else {}
+        return {"teacher": {"model": self.teacher, **guide, **few, **late}}
 
     def load_teacher(self, model: TrainableModel, load: LoadModel) -> Teacher | None:
         """The teacher of a model, on the device of the run; None without one.
@@ -148,7 +158,7 @@ class TrainingOptions(ParallelRunOptions):
         if self.weaker is not None:
             weaker = denoiser_like(model.description, self.weaker, load, device)
             teacher = build(Autoguidance, {**self.autoguidance, "weaker": weaker}, "autoguidance")(teacher)
-        lesson = Teacher(teacher, self.few_steps)
+        lesson = Teacher(teacher, self.few_steps, teacher_from=self.teacher_from)
         lesson.check(model)
         return lesson
 

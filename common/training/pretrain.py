@@ -57,11 +57,13 @@ class Teacher:
         few_steps: the student learns to sample as it does in the few steps of the student's own sampler, see
             `MomentMatching`; else it learns the teacher's answers, see `Distillation`.
         error: whose loss of these answers is taken.
+        teacher_from: see `Distillation`.
     """
 
     denoiser: DenoiserFunction
     few_steps: bool = False
     error: Parameterisation = field(default_factory=V)
+    teacher_from: float = 0.0
 
     def check(self, model: TrainableModel) -> None:
         """Raise `InputError` for a model that cannot learn from it.
@@ -83,7 +85,9 @@ class Teacher:
         """How a model learns from it; raises as `check`."""
         self.check(model)
         if not self.few_steps:
-            return Distillation(teacher=self.denoiser, likelihood=likelihood, error=self.error)
+            return Distillation(
+                teacher=self.denoiser, likelihood=likelihood, error=self.error, teacher_from=self.teacher_from
+            )
         sampler = _sampler(model)
         return MomentMatching(
             teacher=self.denoiser,

@@ -119,6 +119,30 @@ def test_its_loss_is_the_squared_error_of_v_and_asks_the_teacher_without_a_graph
     assert alpha.shape == (8,)
 
 
+def test_near_the_data_it_is_the_data_that_are_learnt():
+    model, asked = PointwiseModel(PROCESS).denoiser, []
+
+    def heard(state: State, t: torch.Tensor) -> torch.Tensor:
+        asked.extend(t.tolist())
+        return teacher(state, t)
+
+    algorithm = Distillation(teacher=heard, likelihood=Likelihood(), teacher_from=0.4)
+    batch = State(DATA[:16], torch.ones(16, 2, dtype=torch.bool))
+    experience = algorithm.collect(model, model, None, batch, lambda *_: None, torch.Generator().manual_seed(0))
+    loss, _ = algorithm.loss(model, model, experience)
+    t = experience.extra["t"]
+    _, sigma = PROCESS.schedule.alpha_sigma(t)
+    late = t < 0.4
+    assert 0 < int(late.sum()) < 16
+    assert asked == t[~late].tolist()
+    state = batch.replace(x=PROCESS.corrupt(batch.x, batch.mask, t, experience.extra["noise"]))
+    wanted = torch.where(late[:, None, None], batch.x, PLACE.expand(batch.x.shape))
+    expected = ((model(state, t) - wanted) / sigma[:, None, None]).square().mean()
+    torch.testing.assert_close(loss, expected)
+    with pytest.raises(InputError, match="got teacher_from 1, expected a time from 0"):
+        Distillation(teacher=heard, likelihood=Likelihood(), teacher_from=1)
+
+
 def test_a_network_with_latents_takes_no_teacher(tmp_path):
     model = PointwiseModel(PROCESS)
     model.denoiser.network.conditions = ("latent",)

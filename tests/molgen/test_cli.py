@@ -104,10 +104,11 @@ def test_a_weaker_model_guides_and_the_guided_model_teaches(folder, tmp_path):
     # Four times from 1 to 0, of which the last one is below 0.2.
     facts = json.loads((tmp_path / "guided" / "metrics.json").read_text())["generation"]
     assert facts["network_evaluations"] == 4 + 3
-    taught = ["--teacher", run, "--weaker", weaker, "--autoguidance", '{"scale": 2}']
+    taught = ["--teacher", run, "--weaker", weaker, "--autoguidance", '{"scale": 2}', "--teacher-from", "0.1"]
     assert main(["train", *tiny, "--init-from", run, *taught, "--output-dir", str(tmp_path / "student")]) == 0
     description = json.loads((tmp_path / "student" / "model" / "model.json").read_text())
-    assert description["teacher"] == {"model": run, "weaker": weaker, "scale": 2}
+    assert description["teacher"] == {"model": run, "weaker": weaker, "scale": 2, "teacher_from": 0.1}
+    taught = taught[:-2]
     few = ["--few-steps", "--sampler", '{"steps": 3, "solver": "ancestral", "exponent": 1.5}']
     assert main(["train", *tiny, "--init-from", run, *taught, *few, "--output-dir", str(tmp_path / "few")]) == 0
     description = json.loads((tmp_path / "few" / "model" / "model.json").read_text())
@@ -240,6 +241,22 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["train", "--optimiser", "{learning_rat: 3}", "--output-dir", "NEW"], "did you mean 'learning_rate'"),
         (["train", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --teacher"),
         (["train", "--few-steps", "--output-dir", "NEW"], "--few-steps without --teacher"),
+        (["train", "--teacher-from", "0.1", "--output-dir", "NEW"], "--teacher-from without --teacher"),
+        (
+            [
+                "train",
+                "--config",
+                "TINY",
+                "--teacher",
+                "RUN",
+                "--few-steps",
+                "--teacher-from",
+                "0.1",
+                "--output-dir",
+                "NEW",
+            ],
+            "learns steps at all times",
+        ),
         (
             ["train", "--config", "TINY", "--teacher", "RUN", "--few-steps", "--output-dir", "NEW"],
             "expected ancestral steps",
