@@ -18,7 +18,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 # Molecules and shapes from the embedded weights, on the CPU, without any download but the packages.
 demo: $(SETUP)
-	$(BIN)/molgen generate gdb7-xtb-distilled --num-samples 64 --seed 0 --device cpu --output-dir runs/demo --overwrite
+	$(BIN)/molgen generate gdb7-xtb-sound --num-samples 64 --seed 0 --device cpu --output-dir runs/demo --overwrite
 	$(BIN)/shapegen generate procedural --num-samples 16 --points 1024 --seed 0 --device cpu --output-dir runs/demo-shapes --overwrite
 
 test: $(SETUP)

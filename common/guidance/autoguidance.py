@@ -6,7 +6,10 @@ A weaker model errs where the better one errs, and more so; the way from its ans
 the data are. The paper's w is scale + 1. Only times from `active_from` to `active_to` are guided, as in
 arXiv 2404.07724: near the data answers are exact, and an overshoot bends bonds.
 
-A weaker model of the same network: a few hundred steps from a model's own weights at a full learning rate.
+A weaker model of the same network: a few hundred steps from a model's own weights at a full learning rate. Or one that
+goes on from them with those of the model's own samples alone that something is wrong with (the idea of own samples:
+arXiv 2408.16333): their law is p(x_t) p(wrong | x_t) / p(wrong), so that between exact denoisers the difference of the
+two answers is sigma^2 / alpha times the gradient of -log p(wrong | x_t).
 
 Known bias: the chain has no exact law; it contracts to what the model is surest of.
 
