@@ -46,26 +46,25 @@ def build(factory: Callable[..., Built], settings: Mapping[str, Any], what: str)
         raise InputError(f"{what}: {error}") from error
 
 
-# Annotated with one of these, alone or beside None, a setting can be checked before anything is made of it.
-_PLAIN = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+# Annotation -> the types that fit, and what to say they are. Settings with any other annotation are not checked.
+_PLAIN = {
+    "bool": ((bool,), "true or false"),
+    "float": ((int, float), "a number"),
+    "int": ((int,), "a whole number"),
+    "str": ((str,), "a word"),
+}
 
 
 def _check_type(factory: Callable[..., Any], key: str, value: Any, what: str) -> None:
-    """Raise `InputError` for a value that the annotation of a plain setting rules out."""
-    annotation = inspect.signature(factory).parameters[key].annotation
-    names = {name.strip() for name in str(getattr(annotation, "__name__", annotation)).split("|")}
-    known = {kind.__name__: kind for kind in _PLAIN}
-    wanted = [known[name] for name in sorted(names - {"None"}) if name in known]
-    if (value is None and "None" in names) or not wanted or len(wanted) < len(names - {"None"}):
+    """Raise `InputError` for a value that a plain annotation, alone or beside None, rules out; NaN is no number."""
+    names = str(inspect.signature(factory).parameters[key].annotation).split(" | ")
+    wanted = [name for name in names if name != "None"]
+    if not set(wanted) <= _PLAIN.keys() or (value is None and "None" in names):
         return
-    fits = any(
-        isinstance(value, bool)
-        if kind is bool
-        else isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        for kind in wanted
-    )
-    if not fits or value != value:
-        raise InputError(f"{what}: got {key} {value!r}, expected {' or '.join(_PLAIN[kind] for kind in wanted)}")
+    # Python takes True for 1.
+    fitting = wanted if not isinstance(value, bool) else [name for name in wanted if name == "bool"]
+    if value != value or not any(isinstance(value, _PLAIN[name][0]) for name in fitting):
+        raise InputError(f"{what}: got {key} {value!r}, expected {' or '.join(_PLAIN[name][1] for name in wanted)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -130,7 +130,7 @@ def build_denoiser(
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Put weights into a module; a mismatch is one line that names the first difference."""
+    """Put weights into a module; an `InputError` names the first that does not fit, or is not finite."""
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unknown:

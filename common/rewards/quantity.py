@@ -50,3 +50,17 @@ def find_quantity(name: str, known: Iterable[Quantity], what: str = "quantity") 
     names = [name for quantity in known for name in (quantity.name, *quantity.aliases)]
     short = ", ".join(min((quantity.name, *quantity.aliases), key=len) for quantity in known)
     raise InputError(f"unknown {what} '{name}'{nearest(wanted, names)}; known: {short}")
+
+
+def unknown_reward(name: str, names: Iterable[str], program: str) -> InputError:
+    """What to raise for a reward that nobody knows: the nearest of `names`, or how a function of one's own is named.
+
+    Args:
+        name: as typed.
+        names: of all there are.
+        program: whose `rewards` lists them.
+    """
+    # The file of a function is near to no name.
+    near = "" if name.lower().endswith(".py") else nearest(name.lower(), names)
+    hint = near or "; a function of yours is named my_score.py:score"
+    return InputError(f"unknown reward '{name}'{hint}; `{program} rewards` lists all")

@@ -105,7 +105,12 @@ def read_conditions(spec: str | Sequence[str | Condition], launcher: Launcher | 
 
 
 def passing(molecules: MoleculeSet, filters: Sequence[str], workers: int | None = None) -> np.ndarray:
-    """Indices of the molecules that meet all `filters` as typed, such as `forbid stable` or `require gap>4`, ascending.
+    """(K,) indices, ascending, of the molecules that meet all of some filters; what cannot be measured meets none.
+
+    Args:
+        molecules: the set.
+        filters: as typed, such as `forbid stable` or `require gap>4`.
+        workers: as in `MoleculeScorer`.
 
     Raises:
         InputError: a condition that is no filter, or an unknown quantity.

@@ -13,8 +13,8 @@ import numpy as np
 from rdkit import Chem
 
 from common.errors import InputError
-from common.named import nearest
 from common.rewards import PREDICTED, Measure, Quantity
+from common.rewards.quantity import unknown_reward
 from common.user_function import FunctionInfo, UserFunction, installed_functions
 from common.workers import Launcher
 from molgen.chemistry.perception import Perceived
@@ -191,9 +191,7 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
             raise InputError(f"no predictor of '{name}' ships; name yours in parentheses: {name}(FOLDER)")
         return predicted.resolve(_predicted(name[len(PREDICTED) :], None, None), argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
-    hint = "" if wanted.endswith(".py") else nearest(wanted, names)
-    hint = hint or "; a function of yours is named my_score.py:score"
-    raise InputError(f"unknown reward '{name}'{hint}; `molgen rewards` lists all")
+    raise unknown_reward(name, names, "molgen")
 
 
 def find_column(name: str) -> str:

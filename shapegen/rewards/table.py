@@ -14,6 +14,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.named import nearest
 from common.rewards import PREDICTED, Quantity
+from common.rewards.quantity import unknown_reward
 from common.user_function import FunctionInfo, UserFunction, installed_functions
 from common.workers import Launcher
 from shapegen.data.shapes import METRES
@@ -249,9 +250,7 @@ def find_scorer(name: str, argument: str | None = None, launcher: Launcher | Non
     if wanted.startswith(PREDICTED):
         return _predicted(wanted, argument)
     names = [*installed, *(text for scorer in REWARDS.values() for text in (scorer.name, *scorer.aliases))]
-    hint = "" if wanted.endswith(".py") else nearest(wanted, names)
-    hint = hint or "; a function of yours is named my_score.py:score"
-    raise InputError(f"unknown reward '{name}'{hint}; `shapegen rewards` lists all")
+    raise unknown_reward(name, names, "shapegen")
 
 
 def _with_argument(scorer: Scorer, argument: str | None) -> Scorer:

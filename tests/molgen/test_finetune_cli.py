@@ -99,8 +99,9 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tuned, tmp_path):
 
 def test_a_tuned_model_keeps_its_adapters(tuned, tmp_path, capsys):
     arguments = ["finetune", str(tuned), *SHORT, "--target", "gyration_radius=2", "--output-dir", str(tmp_path / "r")]
-    assert main([*arguments, "--rank", "4"]) == 2
-    assert f"got --rank 4, but {tuned} was tuned before and keeps its 16; leave it out" in error_line(capsys)
+    for rank in ("0", "4"):
+        assert main([*arguments, "--rank", rank]) == 2
+        assert f"got --rank {rank}, but {tuned} was tuned before and keeps its 16; leave it out" in error_line(capsys)
     assert main([*arguments, "--active-from", "0.3"]) == 2
     assert "keeps its 0.15" in error_line(capsys)
     assert main([*arguments, "--rank", "16", "--method", "reward_weighted"]) == 0
