@@ -243,7 +243,7 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["train", "--few-steps", "--output-dir", "NEW"], "--few-steps without --teacher"),
         (["train", "--teacher-from", "0.1", "--output-dir", "NEW"], "--teacher-from without --teacher"),
         (
-            ["train", "--config", "TINY", "--teacher", "RUN", "--few-steps", "--teacher-from", "0.1", "--output-dir", "NEW"],
+            ["train", "--teacher", "RUN", "--few-steps", "--teacher-from", "0.1", "--output-dir", "NEW"],
             "learns steps at all times",
         ),
         (
