@@ -16,8 +16,8 @@ from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.guidance import load_clean_predictor
 from common.predictors import Predictor
-from common.rewards import RewardResult, ScoreCache, without_predictors
-from common.training.labels import labelled_indices
+from common.rewards import Measured, RewardResult, ScoreCache, without_predictors
+from common.training.labels import MEASURED, with_labels
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
@@ -75,7 +75,8 @@ class MoleculeTask:
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
         self._parts: dict[str, MoleculeSet] = {}
-        self._scorers: list[MoleculeScorer] = []
+        self._measures: dict[tuple[str, ...], DecodedMeasure] = {}
+        self._known: dict[tuple[tuple[str, ...], str, int], MoleculeSet] = {}
 
     @property
     def task(self) -> MoleculeTask:
@@ -132,23 +133,23 @@ class MoleculeTask:
         """`gap=4.5±0.2` for `predicted_gap=4.5±0.2`: the physics behind each predictor that training sees."""
         return without_predictors(texts, find_scorer)
 
-    def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
+    def terms(self, requests: Sequence[ControlRequest], most: int = MEASURED) -> list[ControlTerm]:
         """Learned predictors for `gap`, the scorers themselves for `gap±0.2`; values from the data."""
-        return [self._term(request) for request in requests]
+        return [self._term(request, most) for request in requests]
 
-    def _term(self, request: ControlRequest) -> ControlTerm:
-        name, outcomes = self.outcomes(request.name)
+    def _term(self, request: ControlRequest, most: int) -> ControlTerm:
+        name = find_column(request.name)
 
         def learned() -> tuple[Predictor, float]:
             own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
             return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
 
-        return request.term(name, outcomes, lambda: self._measure([name]), learned)
+        return request.term(name, lambda: self.outcomes(name, most)[1], lambda: self._measure([name]), learned)
 
-    def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
+    def outcomes(self, name: str, most: int = 0) -> tuple[str, torch.Tensor]:
         """The column of a property or scorer, and its values (M,) of the training molecules that may be learnt from."""
         column = find_column(name)
-        return column, torch.from_numpy(self._labelled([column]).properties[column]).float()
+        return column, torch.from_numpy(self._labelled([column], most=most).properties[column]).float()
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names; None where the data alone know a property."""
@@ -158,13 +159,15 @@ class MoleculeTask:
         return ControlJudge([self._measure(names)], terms)
 
     def _measure(self, names: Sequence[str]) -> DecodedMeasure:
-        scorers = [find_scorer(name, None) for name in names]
-        on_states = [scorer for scorer in scorers if scorer.place is Place.STATE]
-        if on_states:
-            raise InputError(f"{on_states[0].name} cannot be a control: it has no workers")
-        scorer = MoleculeScorer(scorers, self._workers, self._time_limit_s, ScoreCache(), self._launcher)
-        self._scorers.append(scorer)
-        return DecodedMeasure(self.model.codec.decode, scorer)
+        """The scorers of these names; the same workers for every call."""
+        if tuple(names) not in self._measures:
+            scorers = [find_scorer(name, None) for name in names]
+            on_states = [scorer for scorer in scorers if scorer.place is Place.STATE]
+            if on_states:
+                raise InputError(f"{on_states[0].name} cannot be a control: it has no workers")
+            scorer = MoleculeScorer(scorers, self._workers, self._time_limit_s, ScoreCache(), self._launcher)
+            self._measures[tuple(names)] = DecodedMeasure(self.model.codec.decode, scorer)
+        return self._measures[tuple(names)]
 
     def save(self, denoiser: torch.nn.Module, facts: dict[str, Any], directory: Path) -> None:
         """The base with another denoiser."""
@@ -175,14 +178,23 @@ class MoleculeTask:
 
     def close(self) -> None:
         """End the workers."""
-        for scorer in self._scorers:
-            scorer.close()
+        for measure in self._measures.values():
+            measure.scorer.close()
 
-    def _labelled(self, names: Sequence[str], part: str = "train") -> MoleculeSet:
-        """The molecules whose values of all these columns are known; of the training part as many as may be used."""
-        molecules = self._part(part)
-        labels = self._labels if part == "train" else 0
-        return molecules.select(labelled_indices(molecules.properties, names, labels))
+    def _labelled(self, names: Sequence[str], part: str = "train", most: int = 0) -> MoleculeSet:
+        """See `with_labels`; of the training part as many as may be used."""
+        asked = (tuple(names), part, most)
+        if asked not in self._known:
+            labels = self._labels if part == "train" else 0
+            self._known[asked] = with_labels(self._part(part), names, self._values, labels, most)
+        return self._known[asked]
+
+    def _values(self, name: str, molecules: MoleculeSet) -> Measured:
+        """What the data do not say, by the scorer of that name."""
+        if name in COLUMNS and name not in REWARDS:
+            known = ", ".join(molecules.properties) or "none"
+            raise InputError(f"the data have no column '{name}', and no scorer measures it; columns: {known}")
+        return self._measure([name])(self.model.codec.encode(molecules))
 
     def _part(self, part: str) -> MoleculeSet:
         if part not in self._parts:

@@ -17,8 +17,8 @@ from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.guidance import load_clean_predictor
 from common.predictors import Predictor
-from common.rewards import RewardResult, without_predictors
-from common.training.labels import labelled_indices
+from common.rewards import Measured, RewardResult, without_predictors
+from common.training.labels import MEASURED, with_labels
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
@@ -30,7 +30,7 @@ from shapegen.metrics.torch_distances import chamfer_matrix
 from shapegen.model import ShapeModel, one_hot
 from shapegen.models import NETWORKS
 from shapegen.predictors import DEFAULT, load_predictor
-from shapegen.rewards.reward import ShapeReward, measure_of
+from shapegen.rewards.reward import CloudMeasure, DecodedMeasure, ShapeReward, measure_of
 from shapegen.rewards.table import find_scorer
 
 # Shapes and points that likeness and diversity are measured with.
@@ -86,7 +86,8 @@ class ShapeTask:
         self._launcher = launcher
         self._half, self._labels = half, labels
         self._data: Mapping[str, ShapeSet] | None = None
-        self._measures: list[Any] = []
+        self._measures: dict[str, CloudMeasure | DecodedMeasure] = {}
+        self._known: dict[tuple[tuple[str, ...], str, int], ShapeSet] = {}
         # An unknown class is found here, before any work.
         model.classes(class_name, 0, 0, 1)
 
@@ -162,33 +163,34 @@ class ShapeTask:
         what shall be measured on them."""
         return without_predictors(texts, find_scorer)
 
-    def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
+    def terms(self, requests: Sequence[ControlRequest], most: int = MEASURED) -> list[ControlTerm]:
         """Learned predictors for `height_m`, the scorers themselves for `height_m±0.01`; values from the data."""
-        return [self._term(request) for request in requests]
+        return [self._term(request, most) for request in requests]
 
-    def _term(self, request: ControlRequest) -> ControlTerm:
-        name, outcomes = self.outcomes(request.name)
+    def _term(self, request: ControlRequest, most: int) -> ControlTerm:
+        name = find_scorer(request.name, None).name
 
         def learned() -> tuple[Predictor, float]:
             own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
             return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
 
-        return request.term(name, outcomes, lambda: self._measure(name), learned)
+        return request.term(name, lambda: self.outcomes(name, most)[1], lambda: self._measure(name), learned)
 
-    def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
+    def outcomes(self, name: str, most: int = 0) -> tuple[str, torch.Tensor]:
         """The scorer's column, and its values (M,) of the training shapes that may be learnt from."""
         column = find_scorer(name, None).name
-        return column, torch.from_numpy(self._labelled([column]).properties[column]).float()
+        return column, torch.from_numpy(self._labelled([column], most=most).properties[column]).float()
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names."""
         measures = [self._measure(term.control.name) for term in terms]
         return ControlJudge(measures, terms)
 
-    def _measure(self, name: str) -> Any:
-        measure = measure_of(name, self.model.codec, self._workers, self._time_limit_s, self._launcher)
-        self._measures.append(measure)
-        return measure
+    def _measure(self, name: str) -> CloudMeasure | DecodedMeasure:
+        """The scorer of this name; the same workers for every call."""
+        if name not in self._measures:
+            self._measures[name] = measure_of(name, self.model.codec, self._workers, self._time_limit_s, self._launcher)
+        return self._measures[name]
 
     def save(self, denoiser: torch.nn.Module, facts: dict[str, Any], directory: Path) -> None:
         """The base with another denoiser."""
@@ -199,14 +201,23 @@ class ShapeTask:
 
     def close(self) -> None:
         """End the workers."""
-        for measure in self._measures:
+        for measure in self._measures.values():
             getattr(measure, "close", lambda: None)()
 
-    def _labelled(self, names: Sequence[str], part: str = "train") -> ShapeSet:
-        """The shapes whose values of all these columns are known; of the training part as many as may be used."""
-        shapes = self._part(part)
-        labels = self._labels if part == "train" else 0
-        return shapes.select(labelled_indices(shapes.properties, names, labels))
+    def _labelled(self, names: Sequence[str], part: str = "train", most: int = 0) -> ShapeSet:
+        """See `with_labels`; of the training part as many as may be used."""
+        asked = (tuple(names), part, most)
+        if asked not in self._known:
+            labels = self._labels if part == "train" else 0
+            self._known[asked] = with_labels(self._part(part), names, self._values, labels, most)
+        return self._known[asked]
+
+    def _values(self, name: str, shapes: ShapeSet) -> Measured:
+        """What the data do not say, by the scorer of that name: of as many points as samples will have."""
+        state = self.model.codec.encode(shapes)
+        chosen = torch.from_numpy(np.random.default_rng(self._seed).permutation(state.x.shape[1])[: self._points])
+        with torch.no_grad():
+            return self._measure(name)(State(state.x[:, chosen], state.mask[:, chosen]))
 
     def _part(self, part: str) -> ShapeSet:
         if self._data is None:

@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +153,10 @@ class MeasuredPredictor:
     def __init__(self, measure: Measure, name: str) -> None:
         self._measure, self._name = measure, name
         self.differentiable = measure.differentiable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MeasuredPredictor:
+        """Itself: an average of weights is a copy of the module, and workers that measure cannot be copied."""
+        return self
 
     def __call__(self, state: State) -> tuple[Tensor, Tensor]:
         """Mean (B,), NaN where it could not be measured, and std (B,), which is 0."""

@@ -149,6 +149,7 @@ class Rgdm(FromChains):
         resample: learn from one candidate drawn by weight; False takes the weighted mean of all, which has the same
             gradient on average and less variance.
         visited: states a sample that are learnt from, out of its chain or of random times.
+        inactive: steps at the end at which the policy is its base whatever its weights: none of them is learnt from.
         anchor: for `policy`, share of the way back to the base's step in each round, from 0 to 1.
         epochs: see `Algorithm`.
     """
@@ -162,6 +163,7 @@ class Rgdm(FromChains):
     look_ahead: int = 1
     resample: bool = False
     visited: int = 8
+    inactive: int = 0
     anchor: float = 0.2
     epochs: int = 1
 
@@ -178,6 +180,8 @@ class Rgdm(FromChains):
                 f"got candidates {self.candidates}, look_ahead {self.look_ahead}, visited {self.visited} and "
                 f"explore_std {self.explore_std}; expected at least 2, 1, 1 and 1"
             )
+        if not 0 <= self.inactive < self.sampler.steps:
+            raise InputError(f"got inactive {self.inactive}, expected 0 to {self.sampler.steps - 1} steps")
 
     @property
     def needs_data(self) -> bool:
@@ -234,11 +238,11 @@ class Rgdm(FromChains):
         self, policy: DenoiserFunction, batch: State, noise: NoiseSource, generator: torch.Generator
     ) -> tuple[State, Tensor | None, Tensor, Cost]:
         """B x `visited` states to learn at, the clean data behind them, and their places among the times."""
-        count, device = len(batch), batch.x.device
+        count, active, device = len(batch), self.sampler.steps - self.inactive, batch.x.device
         rows = torch.arange(count, device=device).repeat_interleave(self.visited)
         # Without repetition within a chain, as far as there are enough steps.
-        order = torch.rand(count, self.sampler.steps, generator=generator).argsort(dim=1).to(device)
-        steps = order[:, torch.arange(self.visited, device=device) % self.sampler.steps].flatten()
+        order = torch.rand(count, active, generator=generator).argsort(dim=1).to(device)
+        steps = order[:, torch.arange(self.visited, device=device) % active].flatten()
         if self.proposal == "posterior":
             clean = batch.index(rows)
             t = step_times(self.sampler, clean, steps)
@@ -353,25 +357,31 @@ class Rgdm(FromChains):
     def _look_ahead(self, reference: DenoiserFunction, ends: State, steps: Tensor, generator: torch.Generator) -> State:
         """Clean states that candidates, which stand behind the step at `steps` (R,), lead to under the reference.
 
-        A chain of `look_ahead` evaluations spaces its times evenly among those left; after the read-out none are.
+        A chain of `look_ahead` evaluations, or of as many as there are times left, spread evenly over these; after the
+        read-out none are.
         """
-        process, last = self.sampler.process, self.sampler.steps - 1
-        x, at = ends.x, steps + 1
-        finished = at > last
-        first = at.clamp(max=last)
+        process, left = self.sampler.process, self.sampler.steps - 1 - steps
+        lengths, x = left.clamp(max=self.look_ahead), ends.x.clone()
+
+        def times(state: State, rows: Tensor, number: int) -> Tensor:
+            place = steps[rows] + 1 + torch.div(left[rows] * number, lengths[rows], rounding_mode="floor")
+            return step_times(self.sampler, state, place.clamp(max=self.sampler.steps - 1))
+
         for number in range(self.look_ahead):
-            left = self.look_ahead - number
-            place = first + torch.div((last - first) * number, self.look_ahead, rounding_mode="floor")
-            t = step_times(self.sampler, ends, place)
-            x0_hat = reference(ends.replace(x=x), t)
-            if left == 1:
-                x = torch.where(finished[:, None, None], x, x0_hat)
+            rows = torch.nonzero(lengths > number)[:, 0]
+            if not len(rows):
                 break
-            following = first + torch.div((last - first) * (number + 1), self.look_ahead, rounding_mode="floor")
-            s = step_times(self.sampler, ends, following)
-            step = process.posterior(x, x0_hat, ends.mask, t, s, noise_scale(self.sampler))
-            draws = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            x = torch.where(finished[:, None, None], x, step.sample(draws))
+            state = ends.index(rows).replace(x=x[rows])
+            t = times(state, rows, number)
+            following = reference(state, t)
+            if number + 1 < self.look_ahead:
+                step = process.posterior(
+                    state.x, following, state.mask, t, times(state, rows, number + 1), noise_scale(self.sampler)
+                )
+                draws = torch.randn(state.x.shape, generator=generator, dtype=x.dtype).to(x.device)
+                done = lengths[rows] == number + 1
+                following = torch.where(done[:, None, None], following, step.sample(draws))
+            x[rows] = following
         return ends.replace(x=x)
 
     def loss(

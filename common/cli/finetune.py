@@ -178,8 +178,8 @@ class FinetuneTask(Protocol):
         """Conditions for the judge where none were typed: the scorers behind predictors."""
         ...
 
-    def terms(self, requests: Sequence[ControlRequest]) -> list[ControlTerm]:
-        """The controls, each with its predictor and the values of the data."""
+    def terms(self, requests: Sequence[ControlRequest], most: int) -> list[ControlTerm]:
+        """The controls, each with its predictor and the values of the data; see `with_labels`."""
         ...
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
@@ -205,6 +205,7 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     from common.diffusion.control import ControlledDenoiser
     from common.diffusion.model_file import weights_digest
     from common.training.finetune import Method, finetune, policies, reward_of
+    from common.training.labels import MEASURED
     from common.training.module import Pieces
     from common.training.task import Check, prompts
     from common.training.watch import Guard, Watch
@@ -217,7 +218,9 @@ def run_finetune(options: FinetuneOptions, program: str, domain: FinetuneTask, d
     if null_share is None:
         # What is always asked for together would not work alone.
         null_share = 0.2 if len(options.control) > 1 else 0.0
-    terms = domain.terms([parse_control(text) for text in options.control])
+    # Where labels are not what is learnt from, a part of those that have to be measured tells their law.
+    most = 0 if options.method == "likelihood" else MEASURED
+    terms = domain.terms([parse_control(text) for text in options.control], most)
     if options.method != "likelihood":
         check_learnt_from(terms, options.half, options.data or task.model.description.get("data"))
     if isinstance(base, ControlledDenoiser):

@@ -57,13 +57,15 @@ class RunDirectory:
             options: of that verb; those named `overwrite` and `resume` say what may be there already.
 
         Raises:
-            InputError: it exists with content and neither `overwrite` nor `resume` was given; it is not a run, or one
-                of another verb; or the command reads from what it would replace.
+            InputError: it exists with content and neither `overwrite` nor `resume` was given, or both were; it is not a
+                run, or one of another verb; or the command reads from what it would replace.
         """
         path, resume = Path(path), getattr(options, "resume", False)
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file, expected a folder to be made")
         occupied = path.is_dir() and any(path.iterdir())
+        if resume and getattr(options, "overwrite", False):
+            raise InputError("got --resume and --overwrite: one goes on with a run, the other replaces it; drop one")
         if resume and not (path / "run.json").exists():
             raise InputError(f"nothing to resume: {path} is not a run directory; leave --resume out to start")
         if occupied:

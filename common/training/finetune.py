@@ -38,6 +38,8 @@ _SAID_ELSEWHERE = {"sampler": "--rollout-steps and --exponent", "tau": "--tau"}
 _RGDM_TAU = 0.27
 # Values that a state's candidates are weighed for where controls are learnt: nearly for nothing, see `Rgdm`.
 _VALUES_EACH = 4
+# Chains that are asked for the same where controls are learnt by a method that compares chains.
+_COMPARED, _GROUP = ("policy_gradient", "path_consistency"), 4
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,10 @@ class Method:
             raise InputError(f"got exponent {self.exponent:g}, expected less: the chain's last times are all the same")
         if self.values_each is not None and not terms:
             raise InputError("--values-each is about what controls are asked for; leave it out, or give --control")
-        if name == "backprop":
+        if name in ("backprop", "rgdm"):
             settings.setdefault("inactive", int((sampler.times().float() < self.active_from).sum()))
+        if terms and name in _COMPARED:
+            settings.setdefault("group_size", _GROUP)
         if name == "reward_weighted" and settings.get("source") != "policy":
             given = settings.get("likelihood", {})
             if isinstance(given, Mapping):

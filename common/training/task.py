@@ -20,6 +20,7 @@ from common.diffusion import DenoiserFunction, Sampler, State, size_mask
 from common.diffusion.control import Control
 from common.diffusion.generation import generate_states
 from common.diffusion.noise import SampleNoise, sample_seeds
+from common.errors import InputError
 from common.predictors import Predictor
 from common.rewards import Measure, Measured, Reward, RewardResult
 from common.rewards.reward import reasons
@@ -69,21 +70,28 @@ class ControlRequest:
     def term(
         self,
         name: str,
-        outcomes: Tensor,
+        outcomes: Callable[[], Tensor],
         measure: Callable[[], Measure],
         learned: Callable[[], tuple[Predictor, float]],
     ) -> ControlTerm:
-        """The control of a column `name` whose data have `outcomes` (M,).
+        """The control of a column `name`.
 
         Args:
             name: of the condition.
-            outcomes: from which training draws what to ask for.
+            outcomes: gives the values (M,) from which training draws what to ask for; they may have to be measured.
             measure: makes the scorer.
             learned: makes the learned predictor and the factor that calibrates it.
         """
-        control = Control.of_values(name, outcomes, self.relative)
-        predictor, scale = (MeasuredPredictor(measure(), name), 1.0) if self.measured else learned()
-        return ControlTerm(control, predictor, outcomes, self.gamma, scale, self.tolerance)
+        predictor, scale = (MeasuredPredictor(measure(), name), 1.0) if self.measured else self._learned(learned)
+        values = outcomes()
+        control = Control.of_values(name, values, self.relative)
+        return ControlTerm(control, predictor, values, self.gamma, scale, self.tolerance)
+
+    def _learned(self, learned: Callable[[], tuple[Predictor, float]]) -> tuple[Predictor, float]:
+        try:
+            return learned()
+        except InputError as error:
+            raise InputError(f"{error}; with --control '{self.name}±TOLERANCE' a scorer decides instead") from error
 
 
 class Task(Protocol):

@@ -163,6 +163,33 @@ def test_the_weights_of_rgdm_give_the_optimal_kernel(proposal, explore_std):
     torch.testing.assert_close(variance, 1 / precision, rtol=0.2, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("look_ahead", "places"),
+    [
+        (1, {0: [1], 3: [4], 4: [5], 5: []}),
+        (2, {0: [1, 3], 3: [4, 5], 4: [5], 5: []}),
+        (6, {0: [1, 2, 3, 4, 5], 3: [4, 5], 4: [5], 5: []}),
+    ],
+)
+def test_a_look_ahead_visits_the_times_that_are_left_and_none_twice(look_ahead, places):
+    rgdm, seen = Rgdm(LINE.sampler, 1.0, look_ahead=look_ahead), []
+
+    def watched(state: State, t: Tensor) -> Tensor:
+        seen.append(t)
+        return LINE.law(state, t)
+
+    times = LINE.sampler.times().double()
+    for step, expected in places.items():
+        seen.clear()
+        steps = torch.full((2,), step)
+        before = LINE.data(2, torch.Generator().manual_seed(0))
+        drawn = rgdm.propose(LINE.law, watched, before, steps, torch.Generator().manual_seed(0))
+        # The first is the base's own step.
+        assert torch.equal(torch.stack([t[0] for t in seen]), times[[step, *expected]])
+        assert drawn.cost.evaluations == 2 + 2 + 2 * rgdm.candidates * len(expected)
+        assert torch.equal(drawn.ends.x, drawn.after) == (not expected)
+
+
 def test_rows_without_a_valid_candidate_weigh_nothing():
     reward = FunctionReward(lambda state: torch.where(state.x[:, 0, 0] > 0, state.x[:, 0, 0], torch.nan))
     generator = torch.Generator().manual_seed(0)

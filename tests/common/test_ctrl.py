@@ -268,14 +268,19 @@ def test_each_chain_teaches_several_values():
         )
         # Both predictors have seen each candidate once.
         assert looked == [60, 60]
-        costs.append(experience.cost)
+        # Candidates of a chain's last step are clean: no estimate of what they lead to is wanted.
+        costs.append(
+            (
+                experience.cost.reward_calls,
+                experience.cost.evaluations - 4 * int((experience.steps[:15] < STEPS - 1).sum()),
+            )
+        )
         rows = 15 * algorithm.values_each
         assert len(experience) == len(experience.condition["y1"]) == rows
         assert experience.extra["usable"].all()
     assert len(experience.condition["y1"][:15].nan_to_num().unique()) <= 5
     # One evaluation more for each state and value.
-    assert costs[0].reward_calls == costs[1].reward_calls
-    assert costs[0].evaluations == costs[1].evaluations + 45
+    assert costs[0] == (costs[1][0], costs[1][1] + 45)
 
 
 def test_what_is_remembered_is_what_these_samples_are():
@@ -294,16 +299,18 @@ def test_what_is_remembered_is_what_these_samples_are():
 
 
 def test_a_chain_that_teaches_four_values_needs_fewer_chains():
-    """480 chains, and five updates after every 16 of them: how far the two means answer what is asked for."""
+    """1,200 chains, and five updates after every 40 of them: how far the two means answer what is asked for."""
     gaps = []
     for values_each in (1, 4):
-        inner = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, look_ahead=2)
-        policy, _ = fit(inner, 30, null_share=0.0, chains=16, updates=5, values_each=values_each)
-        found = [sample(policy, batch(1000, y1=y, y2=-y)).mean(dim=0) for y in (-1.0, 1.0)]
-        gaps.append(float((found[1] - found[0])[0] - (found[1] - found[0])[1]) / 2)
+        inner, found = Rgdm(rollout_sampler(PROCESS, STEPS), 1.0, look_ahead=2), []
+        for seed in range(3):
+            policy, _ = fit(inner, 30, null_share=0.0, chains=40, updates=5, values_each=values_each, seed=seed)
+            low, high = (sample(policy, batch(1000, y1=y, y2=-y)).mean(dim=0) for y in (-1.0, 1.0))
+            found.append(float((high - low)[0] - (high - low)[1]) / 2)
+        gaps.append(sum(found) / len(found))
     # The posterior's would be 1.6: y and 0.8 of it.
-    assert gaps[1] > 0.6
-    assert gaps[1] > 2 * gaps[0]
+    assert gaps[1] > 0.7
+    assert gaps[1] > 1.7 * gaps[0]
 
 
 def test_what_samples_might_have_been_asked_for_follows_their_predictor():

@@ -69,9 +69,12 @@ def test_costs_are_counted():
         RewardWeighted(s, 1.0): Cost(6, 6 * steps),
         RewardWeighted(s, 1.0, source="data"): Cost(6, 0),
         RewardWeighted(s, 1.0, source="policy"): Cost(6, 6 * steps * 2),
-        # A chain; at 2 states each the base's and the policy's step, and 8 candidates.
-        Rgdm(s, 1.0, candidates=8, visited=2): Cost(96, 6 * steps + 12 * 2 + 96),
-        Rgdm(s, 1.0, "kl", "posterior", candidates=8, visited=2): Cost(96, 12 + 96),
+        # A chain; at all its states the base's and the policy's step, and 8 candidates, of which the last step's are
+        # clean and want no look-ahead.
+        Rgdm(s, 1.0, candidates=8, visited=5): Cost(240, 6 * steps + 30 * 2 + 24 * 8),
+        Rgdm(s, 1.0, "kl", "posterior", candidates=8, visited=5): Cost(240, 30 + 24 * 8),
+        # At most 3 evaluations, and no more than there are times left.
+        Rgdm(s, 1.0, candidates=8, visited=5, look_ahead=3): Cost(240, 6 * steps + 30 * 2 + 6 * 8 * (3 + 3 + 2 + 1)),
     }
     for algorithm, cost in expected.items():
         assert algorithm.collect(*arguments).cost == cost, algorithm

@@ -19,7 +19,7 @@ from common.algorithms.ctrl import ControlTerm
 from common.diffusion import Cosine, Denoiser, Euclidean, Process, Sampler, State, V
 from common.diffusion.control import Control, asked_for
 from common.errors import IncompleteError, InputError
-from common.rewards import Reward, RewardResult
+from common.rewards import FunctionReward, Reward, RewardResult
 from common.training.callbacks import Measurements, WarmedEMA
 from common.training.finetune import Method, Policies, finetune, policies, reward_of
 from common.training.fit import FitConfig, FitResult
@@ -381,6 +381,28 @@ def test_a_share_of_valid_samples_has_the_error_of_a_share():
     assert found["valid_error"] == pytest.approx(math.sqrt(0.9 * 0.1 / 10))
 
 
+def test_no_candidate_is_drawn_where_the_policy_is_the_base():
+    rgdm = Method("rgdm", settings={"visited": 6}, rollout_steps=6, active_from=0.3).algorithm(PROCESS, 2)
+    pair, generator = policies(base(), (), rank=2, active_from=0.3), torch.Generator().manual_seed(0)
+    batch = State(torch.zeros(4, 5, 2), torch.ones(4, 5, dtype=torch.bool))
+    reward = FunctionReward(lambda state: state.x.sum(dim=(1, 2)))
+    noise = lambda mask, channels: torch.randn(*mask.shape, channels, generator=generator)  # noqa: E731
+    found = rgdm.collect(pair.policy, pair.reference, reward, batch, noise, generator)
+    assert set(rgdm.sampler.times()[found.steps.unique()].tolist()) == {
+        t for t in rgdm.sampler.times().tolist() if t >= 0.3
+    }
+
+
+@pytest.mark.parametrize("name", ["policy_gradient", "path_consistency"])
+def test_chains_that_are_compared_are_asked_for_the_same(name):
+    compared = Method(name).algorithm(PROCESS, 2, (gap_term(),))
+    drawn = compared.draw(8, torch.Generator().manual_seed(0))["middle"].view(2, 4)
+    assert (drawn == drawn[:, :1]).all()
+    assert len(drawn.unique()) == 2
+    assert Method(name, settings={"group_size": 8}).algorithm(PROCESS, 2, (gap_term(),)).inner.group_size == 8
+    assert Method(name).algorithm(PROCESS, 2).group_size == 0
+
+
 @pytest.mark.parametrize(
     ("method", "terms", "message"),
     [
@@ -391,6 +413,7 @@ def test_a_share_of_valid_samples_has_the_error_of_a_share():
         (Method("hindsight", settings={"source": "policy"}), (gap_term(),), "not of the policy"),
         (Method("likelihood", null_share=1.0), (gap_term(),), "below 1"),
         (Method("rgdm", settings={"candidate": 4}), (), "did you mean 'candidates'"),
+        (Method("rgdm", settings={"inactive": 30}), (), "got inactive 30, expected 0 to 29 steps"),
         (Method("rgdm", tau=0.0), (), "expected a number above 0"),
         (Method("rgdm", rollout_steps=1), (), "at least 2"),
         (Method("ctrl", tau=2.0), (gap_term(),), "set gamma instead"),

@@ -137,6 +137,12 @@ def test_a_run_of_another_verb_is_not_replaced_nor_gone_on_with(folder):
             make(folder, "new", options, verb="break")
 
 
+def test_to_go_on_and_to_replace_are_two_things(folder):
+    with pytest.raises(InputError, match="got --resume and --overwrite"):
+        make(folder, "new", Options(resume=True, overwrite=True))
+    assert (folder / "run.json").exists()
+
+
 def test_what_is_no_run_is_not_replaced(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="is not a run directory, so it is kept"):

@@ -235,6 +235,29 @@ def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
     assert not np.allclose(*asked)
 
 
+@pytest.mark.parametrize("method", ["hindsight", "likelihood"])
+def test_a_control_that_the_data_do_not_know_is_measured_on_them(tmp_path, capsys, method):
+    run = tmp_path / "run"
+    assert finetune("--method", method, "--control", "qed±0.05", "--labels", "40", "--output-dir", str(run)) == 0
+    # Once, though `likelihood` wants them for the range of values and for the molecules themselves.
+    assert capsys.readouterr().err.count("the data have no column 'qed': measuring it of 40 samples") == 1
+    (qed,) = load_pretrained(run).controls
+    assert (qed.name, 0.2 < qed.mean < 0.6) == ("qed", True)
+    assert json.loads((run / "model" / "model.json").read_text())["training"]["labels"] == 40
+
+
+def test_an_own_function_is_a_control_like_any_other(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.py").write_text("def size(mols):\n    return [m.GetNumAtoms() for m in mols]\n")
+    (tmp_path / "broken.py").write_text("def size(mols):\n    raise ValueError('no')\n")
+    monkeypatch.chdir(tmp_path)
+    words = ("--method", "hindsight", "--labels", "20", "--output-dir")
+    assert finetune("--control", "own.py:size±1", *words, "run") == 0
+    out = ("--num-samples", "2", "--pictures", "0", "--output-dir", "out")
+    assert main(["generate", "run", "--target", "own.py:size=12", *out]) == 0
+    assert finetune("--control", "broken.py:size±1", *words, "other") == 2
+    assert "0 of 20 samples could be measured (20 x broken.py:size: ValueError)" in error_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -247,7 +270,7 @@ def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
             ("--method", "ctrl", "--control", "gap", "--half", "b"),
             "a predictor that has learnt from half all of gdb7-xtb",
         ),
-        (("--method", "likelihood", "--control", "cv"), "no column 'cv_cal_mol_k'"),
+        (("--method", "likelihood", "--control", "cv"), "knows no 'cv_cal_mol_k'"),
         (("--method", "likelihood", "--control", "gap", "--target", "maximise qed"), "knows no reward"),
         (("--method", "ctrl", "--control", "gap", "--target", "maximise qed"), "differentiable"),
         (("--target", "gap=4.5±0.2", "--method", "rgmd"), "did you mean 'rgdm'"),
@@ -261,7 +284,7 @@ def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
         (("--method", "ctrl", "--control", "gap", "--values-each", "4"), "values_each 4 with Backprop, expected 1"),
         (("--control", "gap±0.1 tolerance 0.2"), "cannot read --control"),
         (("--control", "homo tolerance 10%"), "of which a share says nothing"),
-        (("--control", "qed±0.1"), "no column 'qed'"),
+        (("--control", "qed"), "with --control 'qed±TOLERANCE' a scorer decides instead"),
         (("--method", "ctrl", "--target", "gap=4±1"), "--control NAME"),
         (("--target", "gap=4±1", "--settings", '{"candidate": 3}'), "did you mean 'candidates'"),
         (("--target", "gap=4±1", "--settings", '{"candidates": "many"}'), "candidates 'many', expected a whole number"),

@@ -92,8 +92,8 @@ def test_it_belongs_to_one_kind_of_states(trained):
 def test_what_is_missing_is_one_line(capsys, tmp_path):
     assert main(["train-classifier", "gdb7-xtb", "--output-dir", str(tmp_path / "x")]) == 2
     assert "give --property" in capsys.readouterr().err
-    assert main(["train-classifier", "gdb7-xtb", "--property", "qed", "--output-dir", str(tmp_path / "x")]) == 2
-    assert "no column 'qed'" in capsys.readouterr().err
+    assert main(["train-classifier", "gdb7-xtb", "--property", "cv", "--output-dir", str(tmp_path / "x")]) == 2
+    assert "no column 'cv_cal_mol_k', and no scorer measures it" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
