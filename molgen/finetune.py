@@ -134,17 +134,24 @@ class MoleculeTask:
         return without_predictors(texts, find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest], most: int = MEASURED) -> list[ControlTerm]:
-        """Learned predictors for `gap`, the scorers themselves for `gap±0.2`; values from the data."""
+        """Learned predictors for `gap`; scorers for `gap±0.2`, and for what no predictor that ships knows. Values from
+        the data."""
         return [self._term(request, most) for request in requests]
 
     def _term(self, request: ControlRequest, most: int) -> ControlTerm:
         name = find_column(request.name)
+        if not request.measured and _has_scorer(name) and not self._is_learned(name):
+            request = request.by_scorer(find_scorer(name))
 
         def learned() -> tuple[Predictor, float]:
             own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
             return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
 
         return request.term(name, lambda: self.outcomes(name, most)[1], lambda: self._measure([name]), learned)
+
+    def _is_learned(self, name: str) -> bool:
+        """Whether the predictor that ships knows this column; one that was asked for is taken at its word."""
+        return self._predictor != DEFAULT or load_predictor(DEFAULT, self.model.codec, self.model.device).knows(name)
 
     def outcomes(self, name: str, most: int = 0) -> tuple[str, torch.Tensor]:
         """The column of a property or scorer, and its values (M,) of the training molecules that may be learnt from."""
@@ -154,7 +161,7 @@ class MoleculeTask:
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names; None where the data alone know a property."""
         names = [term.control.name for term in terms]
-        if any(name in COLUMNS and name not in REWARDS for name in names):
+        if not all(_has_scorer(name) for name in names):
             return None
         return ControlJudge([self._measure(names)], terms)
 
@@ -191,7 +198,7 @@ class MoleculeTask:
 
     def _values(self, name: str, molecules: MoleculeSet) -> Measured:
         """What the data do not say, by the scorer of that name."""
-        if name in COLUMNS and name not in REWARDS:
+        if not _has_scorer(name):
             known = ", ".join(molecules.properties) or "none"
             raise InputError(f"the data have no column '{name}', and no scorer measures it; columns: {known}")
         return self._measure([name])(self.model.codec.encode(molecules))
@@ -202,3 +209,7 @@ class MoleculeTask:
                 raise InputError("the base names no training data; give --data")
             self._parts[part] = training_data(self._data_name, self._data_folder, part, self._half)
         return self._parts[part]
+
+
+def _has_scorer(column: str) -> bool:
+    return column not in COLUMNS or column in REWARDS

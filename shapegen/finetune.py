@@ -164,17 +164,25 @@ class ShapeTask:
         return without_predictors(texts, find_scorer)
 
     def terms(self, requests: Sequence[ControlRequest], most: int = MEASURED) -> list[ControlTerm]:
-        """Learned predictors for `height_m`, the scorers themselves for `height_m±0.01`; values from the data."""
+        """Learned predictors for `height_m`; scorers for `height_m±0.01`, and for what no predictor that ships knows.
+        Values from the data."""
         return [self._term(request, most) for request in requests]
 
     def _term(self, request: ControlRequest, most: int) -> ControlTerm:
-        name = find_scorer(request.name, None).name
+        scorer = find_scorer(request.name, None)
+        name = scorer.name
+        if not request.measured and not self._is_learned(name):
+            request = request.by_scorer(scorer)
 
         def learned() -> tuple[Predictor, float]:
             own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
             return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
 
         return request.term(name, lambda: self.outcomes(name, most)[1], lambda: self._measure(name), learned)
+
+    def _is_learned(self, name: str) -> bool:
+        """Whether the predictor that ships knows this column; one that was asked for is taken at its word."""
+        return self._predictor != DEFAULT or load_predictor(DEFAULT, self.model.codec, self.model.device).knows(name)
 
     def outcomes(self, name: str, most: int = 0) -> tuple[str, torch.Tensor]:
         """The scorer's column, and its values (M,) of the training shapes that may be learnt from."""

@@ -165,6 +165,10 @@ class ModelPredictor:
             torch.where(known, logits / self.temperature, blank),
         )
 
+    def knows(self, column: str) -> bool:
+        """Whether it predicts the property of this column."""
+        return any(output.name.lower() == column.lower() for output in self.outputs)
+
     def for_property(self, name: str) -> PropertyFunction:
         """The predictor of one property (column, or name without the unit), or of the class (`class`).
 

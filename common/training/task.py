@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from common.diffusion.noise import SampleNoise, sample_seeds
 from common.errors import InputError
 from common.predictors import Predictor
 from common.rewards import Measure, Measured, Reward, RewardResult
+from common.rewards.quantity import Quantity
 from common.rewards.reward import reasons
 from common.training.module import BatchSource
 from common.training.pretrain import TrainableModel
@@ -82,16 +83,22 @@ class ControlRequest:
             measure: makes the scorer.
             learned: makes the learned predictor and the factor that calibrates it.
         """
-        predictor, scale = (MeasuredPredictor(measure(), name), 1.0) if self.measured else self._learned(learned)
+        predictor, scale = (MeasuredPredictor(measure(), name), 1.0) if self.measured else learned()
         values = outcomes()
         control = Control.of_values(name, values, self.relative)
         return ControlTerm(control, predictor, values, self.gamma, scale, self.tolerance)
 
-    def _learned(self, learned: Callable[[], tuple[Predictor, float]]) -> tuple[Predictor, float]:
-        try:
-            return learned()
-        except InputError as error:
-            raise InputError(f"{error}; with --control '{self.name}±TOLERANCE' a scorer decides instead") from error
+    def by_scorer(self, scorer: Quantity) -> ControlRequest:
+        """What is asked for of a quantity that no predictor has learnt: its scorer decides, give or take its own
+        tolerance where none was typed."""
+        tolerance = self.tolerance or scorer.tolerance
+        if not tolerance:
+            raise InputError(
+                f"no predictor of {self.name} ships, and how far off still counts is not known; give --control "
+                f"'{self.name}±TOLERANCE'"
+            )
+        logger.info("no predictor of %s ships: its scorer decides, give or take %g", self.name, tolerance)
+        return replace(self, measured=True, tolerance=tolerance)
 
 
 class Task(Protocol):

@@ -238,9 +238,11 @@ def test_a_control_is_learnt_in_hindsight_from_data_without_labels(tmp_path):
 @pytest.mark.parametrize("method", ["hindsight", "likelihood"])
 def test_a_control_that_the_data_do_not_know_is_measured_on_them(tmp_path, capsys, method):
     run = tmp_path / "run"
-    assert finetune("--method", method, "--control", "qed±0.05", "--labels", "40", "--output-dir", str(run)) == 0
+    assert finetune("--method", method, "--control", "qed", "--labels", "40", "--output-dir", str(run)) == 0
     # Once, though `likelihood` wants them for the range of values and for the molecules themselves.
-    assert capsys.readouterr().err.count("the data have no column 'qed': measuring it of 40 samples") == 1
+    said = capsys.readouterr().err
+    assert said.count("the data have no column 'qed': measuring it of 40 samples") == 1
+    assert "no predictor of qed ships: its scorer decides, give or take 0.05" in said
     (qed,) = load_pretrained(run).controls
     assert (qed.name, 0.2 < qed.mean < 0.6) == ("qed", True)
     assert json.loads((run / "model" / "model.json").read_text())["training"]["labels"] == 40
@@ -284,7 +286,7 @@ def test_an_own_function_is_a_control_like_any_other(tmp_path, monkeypatch, caps
         (("--method", "ctrl", "--control", "gap", "--values-each", "4"), "values_each 4 with Backprop, expected 1"),
         (("--control", "gap±0.1 tolerance 0.2"), "cannot read --control"),
         (("--control", "homo tolerance 10%"), "of which a share says nothing"),
-        (("--control", "qed"), "with --control 'qed±TOLERANCE' a scorer decides instead"),
+        (("--control", "energy"), "give --control 'energy±TOLERANCE'"),
         (("--method", "ctrl", "--target", "gap=4±1"), "--control NAME"),
         (("--target", "gap=4±1", "--settings", '{"candidate": 3}'), "did you mean 'candidates'"),
         (("--target", "gap=4±1", "--settings", '{"candidates": "many"}'), "candidates 'many', expected a whole number"),

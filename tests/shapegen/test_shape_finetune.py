@@ -87,7 +87,7 @@ def test_a_control_is_asked_for_by_generate_beside_the_class(base, tmp_path, cap
 
 def test_a_control_that_the_data_do_not_know_is_measured_on_them(base, tmp_path):
     run = tmp_path / "run"
-    assert finetune(base, "--method", "likelihood", "--control", "uniformity±0.1", "--output-dir", str(run)) == 0
+    assert finetune(base, "--method", "likelihood", "--control", "uniformity", "--output-dir", str(run)) == 0
     (uniformity,) = load_pretrained(run).controls
     assert uniformity.name == "uniformity"
     assert uniformity.std > 0
@@ -105,7 +105,7 @@ def test_a_control_that_the_data_do_not_know_is_measured_on_them(base, tmp_path)
     [
         (("--target", "height=0.2±0.01", "--class-name", "mugg"), "did you mean 'mug'"),
         (("--target", "hieght_m=0.2±0.01"), "did you mean"),
-        (("--control", "width_m"), "knows no 'width_m'"),
+        (("--control", "inertia_large"), "give --control 'inertia_large±TOLERANCE'"),
     ],
 )
 def test_wrong_requests_are_one_line_and_leave_nothing(base, tmp_path, capsys, arguments, message):
