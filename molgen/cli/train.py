@@ -31,6 +31,9 @@ class TrainOptions(TrainingOptions):
     where: list[str] = option(
         [], "learn only from molecules that meet this filter, may be repeated: 'require gap>4', 'forbid stable'"
     )
+    where_not: list[str] = option(
+        [], "and only from those that do not meet all of these filters: 'require stable, require unique'"
+    )
     keep: float = option(
         1.0, "learn from this share of the molecules of each size only (arXiv 2409.19128)", above=0, at_most=1
     )
@@ -89,18 +92,24 @@ def run(options: TrainOptions) -> dict[str, Any]:
 
 def _selected(molecules: MoleculeSet, options: TrainOptions) -> tuple[MoleculeSet, np.ndarray | None, dict[str, Any]]:
     """The molecules that are learnt from, how often each (None: all alike), and what `model.json` says of it."""
+    import numpy as np
+
     from molgen.data.selection import prune, size_weights
     from molgen.pretrained import load_pretrained
     from molgen.rewards.reward import passing
 
     facts: dict[str, Any] = {}
-    if options.where:
-        kept = passing(molecules, options.where)
-        logger.info("%d of %d molecules meet %s", len(kept), len(molecules), ", ".join(options.where))
+    for name, filters, wanted in (("where", options.where, True), ("where_not", options.where_not, False)):
+        if not filters:
+            continue
+        met = np.isin(np.arange(len(molecules)), passing(molecules, filters))
+        said = f"{'meet' if wanted else 'do not meet all of'} {', '.join(filters)}"
+        kept = np.flatnonzero(met == wanted)
+        logger.info("%d of %d molecules %s", len(kept), len(molecules), said)
         if not len(kept):
-            raise InputError(f"got --where {' '.join(options.where)}, which none of {len(molecules)} molecules meet")
+            raise InputError(f"got --{name.replace('_', '-')}: none of {len(molecules)} molecules {said}")
         molecules = molecules.select(kept)
-        facts |= {"where": options.where}
+        facts |= {name: filters}
     if options.keep < 1 or options.keep_by != "density":
         molecules = molecules.select(prune(molecules, options.keep, options.keep_by, options.seed))
         facts |= {"keep": options.keep, "keep_by": options.keep_by}

@@ -1,4 +1,4 @@
-"""Yes-or-no scorers of whole sets: EDM's stability rule and bond perception, without workers of their own."""
+"""Yes-or-no scorers of whole sets: EDM's stability rule, perception, repetition; without workers of their own."""
 
 from __future__ import annotations
 
@@ -28,3 +28,14 @@ def atom_stability(molecules: MoleculeSet, _perceived: Sequence[Perceived]) -> n
     stability = edm_stability(molecules)
     share = per_molecule(stability.atoms, molecules.offsets) / np.maximum(molecules.num_atoms, 1)
     return np.where(stability.covered, share, np.nan)
+
+
+def unique(_molecules: MoleculeSet, perceived: Sequence[Perceived]) -> np.ndarray:
+    """(M,) 1 the first time that a valid molecule occurs in the set, stereochemistry aside, else 0; never NaN."""
+    seen: set[str] = set()
+    first = np.zeros(len(perceived))
+    for place, one in enumerate(perceived):
+        if one.valid and one.flat_smiles not in seen:
+            seen.add(one.flat_smiles)
+            first[place] = 1.0
+    return first

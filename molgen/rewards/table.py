@@ -128,6 +128,8 @@ REWARDS: dict[str, Scorer] = {
         _set("valid", "1 if RDKit perceives one sound molecule, else 0", stability.valid, BONDS, "validity"),
         _set("stable", "1 if all valences are right by EDM's rule, else 0", stability.stable, "3D",
              "stability", "molecule_stability"),
+        _set("unique", "1 the first time that a valid molecule occurs among those scored together, else 0",
+             stability.unique, BONDS, "uniqueness"),
         _set("atom_stability", "share of atoms with right valence, EDM's rule", stability.atom_stability, "3D"),
         _graph("qed", "", "drug-likeness", 0.05, bounds=(0.0, 1.0)),
         _graph("logp", "", "octanol-water partition, Crippen", 0.3),

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -118,7 +119,7 @@ def test_a_weaker_model_guides_and_the_guided_model_teaches(folder, tmp_path):
     assert facts["network_evaluations"] == 3
 
 
-def test_a_part_of_the_data_is_learnt_and_hard_sizes_more_often(folder, tmp_path):
+def test_a_part_of_the_data_is_learnt_and_hard_sizes_more_often(folder, tmp_path, capsys):
     run, part = str(folder / "run"), tmp_path / "part"
     words = ["train", "--config", str(folder / "tiny.yaml"), "--output-dir"]
     assert main([*words, str(part), "--keep", "0.5", "--reweigh", run, "--reweigh-strength", "2"]) == 0
@@ -130,6 +131,16 @@ def test_a_part_of_the_data_is_learnt_and_hard_sizes_more_often(folder, tmp_path
     assert main([*words, str(tmp_path / "heavy"), *heavy]) == 0
     described = json.loads((tmp_path / "heavy" / "model" / "model.json").read_text())
     assert described["selection"] == {"where": heavy[1::2]}
+    # What fails one of several filters, and what meets them all, are everything.
+    rule, counts = "require mol_weight>60, forbid substructure(C#N)", []
+    for flag in ("--where", "--where-not"):
+        capsys.readouterr()
+        assert main([*words, str(tmp_path / flag), flag, rule]) == 0
+        found = re.search(r"(\d+) of (\d+) molecules (do not )?meet", capsys.readouterr().err)
+        counts.append(int(found[1]))
+        total = int(found[2])
+    assert 0 < min(counts) < sum(counts) == total
+    assert json.loads((tmp_path / flag / "model" / "model.json").read_text())["selection"] == {"where_not": [rule]}
 
 
 def test_an_interrupted_generation_goes_on_where_it_stopped(folder, capsys):
@@ -256,7 +267,7 @@ def test_evaluate_judges_files_and_runs(folder, capsys):
         (["generate", "RUN", "--weaker", "RUN", "--output-dir", "NEW"], "--weaker without --guidance autoguidance"),
         (["train", "--config", "TINY", "--keep-by", "densty", "--output-dir", "NEW"], "did you mean 'density'"),
         (["train", "--config", "TINY", "--keep", "0", "--output-dir", "NEW"], "got --keep 0"),
-        (["train", "--config", "TINY", "--where", "forbid valid", "--output-dir", "NEW"], "which none of"),
+        (["train", "--config", "TINY", "--where", "forbid valid", "--output-dir", "NEW"], "meet forbid valid"),
         (["train", "--config", "TINY", "--where", "gap>4", "--output-dir", "NEW"], "expected filters alone"),
         (["data", "inspect"], "nothing to inspect"),
         (["fly"], "fly"),

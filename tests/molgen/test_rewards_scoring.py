@@ -108,6 +108,12 @@ def test_broken_molecules_fail_where_they_must_and_nowhere_else():
     assert table.failures["gap_ev: bad geometry"] == 2
 
 
+def test_what_occurs_again_is_not_unique():
+    molecules = molecule_set(*GOOD.values(), *BROKEN)
+    table = score(MoleculeSet.concatenate([molecules, molecules]), "unique")
+    assert table.values["unique"].tolist() == [1] * len(GOOD) + [0] * (len(BROKEN) + len(molecules))
+
+
 def test_the_total_charge_counts():
     charged = MoleculeSet.from_molecules([METHYL, METHYL], charges=[1, 0])
     table = score(charged, "energy", "valid")
