@@ -67,6 +67,8 @@ def with_labels(
         return samples.select(labelled_indices(samples.properties, names, labels))
     if known:
         samples = samples.select(labelled_indices(samples.properties, known))
+    if labels > len(samples):
+        raise InputError(f"got {labels} labels, expected 2 to {len(samples)}, the samples to measure {missing[0]} of")
     count = min(filter(None, (labels, most, len(samples))))
     samples = samples.select(np.sort(np.random.default_rng(0).permutation(len(samples))[:count]))
     reasons: Counter[str] = Counter()

@@ -65,6 +65,11 @@ def test_samples_that_lack_a_known_label_are_not_measured_for_another():
     assert np.isfinite(found.properties["known"]).all()
 
 
+def test_no_more_can_be_measured_than_there_are():
+    with pytest.raises(InputError, match="got 301 labels, expected 2 to 300, the samples to measure square of"):
+        with_labels(table(), ["square"], squares, labels=301)
+
+
 def test_nothing_measured_says_why():
     fives = table().select(np.arange(5, 300, 10))
     with pytest.raises(InputError, match=r"'square', and 0 of 30 samples .* \(30 x square: ends in 5\)"):
