@@ -178,8 +178,8 @@ def require_differentiable(reward: Reward) -> None:
     """An `InputError` for a reward without a gradient."""
     if not reward.differentiable:
         raise InputError(
-            "this method needs a differentiable reward and got one that is not; "
-            "take rgdm, policy_gradient, reward_weighted or path_consistency, or a predictor as the reward"
+            "this method needs a differentiable reward and got one that is not; take rgdm, policy_gradient, "
+            "reward_weighted, path_consistency or, for controls, hindsight; or a predictor as the reward"
         )
 
 

@@ -67,8 +67,13 @@ class Control:
         """A continuous one, standardised by the values (M,) that data have of it.
 
         Raises:
-            InputError: `log`, and a value is not positive.
+            InputError: `log`, and a value is not positive; or all are the same.
         """
+        if values.min() == values.max():
+            raise InputError(
+                f"control '{name}': all of its {len(values)} known values are {float(values[0]):g}, so that there is "
+                "nothing to learn; give data that differ in it"
+            )
         if log and not (values > 0).all():
             raise InputError(
                 f"control '{name}': got a tolerance in per cent, but its data have values from {float(values.min()):g} "

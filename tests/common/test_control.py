@@ -168,6 +168,7 @@ def test_settings_and_weights_make_it_again():
         (lambda base: ControlledDenoiser(base, CONTROLS, active_from=1.0), "a time from 0 to below 1"),
         (lambda base: build_controlled(base, {"controls": [{"name": "a", "classes": 1}]}), "at least 2"),
         (lambda base: Control("gap", std=0.0), "above 0"),
+        (lambda base: Control.of_values("gap", torch.full((9,), 2.0)), "all of its 9 known values are 2, so that"),
     ],
 )
 def test_unusable_settings_are_named(change, message):
