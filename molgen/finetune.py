@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.guidance import load_clean_predictor
 from common.predictors import Predictor
 from common.rewards import Measured, RewardResult, ScoreCache, without_predictors
-from common.training.labels import MEASURED, with_labels
+from common.training.labels import LabelledParts
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
@@ -71,12 +71,12 @@ class MoleculeTask:
     ) -> None:
         self.model = model
         self._data_name, self._data_folder = data or model.description.get("data"), data_folder
-        self._half, self._labels, self._predictor = half, labels, predictor
+        self._half, self._predictor = half, predictor
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._launcher = workers, time_limit_s, launcher
         self._parts: dict[str, MoleculeSet] = {}
         self._measures: dict[tuple[str, ...], DecodedMeasure] = {}
-        self._known: dict[tuple[tuple[str, ...], str, int], MoleculeSet] = {}
+        self._labelled = LabelledParts(self._part, self._values, labels)
 
     @property
     def task(self) -> MoleculeTask:
@@ -99,7 +99,7 @@ class MoleculeTask:
 
     def data(self, batch_size: int, seed: int, labels: Sequence[str] = (), part: str = "train") -> BatchSource:
         """The data of the base, or `--data`."""
-        molecules = self._labelled(labels, part) if labels else self._part(part)
+        molecules = self._labelled.of(labels, part) if labels else self._part(part)
         condition = {name: molecules.properties[name] for name in labels}
 
         def batches(start: int, rank: int, world_size: int) -> Iterable[State]:
@@ -133,7 +133,7 @@ class MoleculeTask:
         """`gap=4.5±0.2` for `predicted_gap=4.5±0.2`: the physics behind each predictor that training sees."""
         return without_predictors(texts, find_scorer)
 
-    def terms(self, requests: Sequence[ControlRequest], most: int = MEASURED) -> list[ControlTerm]:
+    def terms(self, requests: Sequence[ControlRequest], most: int) -> list[ControlTerm]:
         """Learned predictors for `gap`; scorers for `gap±0.2`, and for what no predictor that ships knows. Values from
         the data."""
         return [self._term(request, most) for request in requests]
@@ -147,16 +147,16 @@ class MoleculeTask:
             own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
             return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
 
-        return request.term(name, lambda: self.outcomes(name, most)[1], lambda: self._measure([name]), learned)
+        return request.term(name, lambda: self._labelled.values(name, most), lambda: self._measure([name]), learned)
 
     def _is_learned(self, name: str) -> bool:
         """Whether the predictor that ships knows this column; one that was asked for is taken at its word."""
         return self._predictor != DEFAULT or load_predictor(DEFAULT, self.model.codec, self.model.device).knows(name)
 
-    def outcomes(self, name: str, most: int = 0) -> tuple[str, torch.Tensor]:
+    def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
         """The column of a property or scorer, and its values (M,) of the training molecules that may be learnt from."""
         column = find_column(name)
-        return column, torch.from_numpy(self._labelled([column], most=most).properties[column]).float()
+        return column, self._labelled.values(column)
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names; None where the data alone know a property."""
@@ -187,14 +187,6 @@ class MoleculeTask:
         """End the workers."""
         for measure in self._measures.values():
             measure.scorer.close()
-
-    def _labelled(self, names: Sequence[str], part: str = "train", most: int = 0) -> MoleculeSet:
-        """See `with_labels`; of the training part as many as may be used."""
-        asked = (tuple(names), part, most)
-        if asked not in self._known:
-            labels = self._labels if part == "train" else 0
-            self._known[asked] = with_labels(self._part(part), names, self._values, labels, most)
-        return self._known[asked]
 
     def _values(self, name: str, molecules: MoleculeSet) -> Measured:
         """What the data do not say, by the scorer of that name."""

@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.guidance import load_clean_predictor
 from common.predictors import Predictor
 from common.rewards import Measured, RewardResult, without_predictors
-from common.training.labels import MEASURED, with_labels
+from common.training.labels import LabelledParts
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
 from common.training.watch import Guard
@@ -84,10 +84,10 @@ class ShapeTask:
         self._aggregate, self._floor = aggregate, floor
         self._workers, self._time_limit_s, self._seed = workers, time_limit_s, seed
         self._launcher = launcher
-        self._half, self._labels = half, labels
+        self._half = half
         self._data: Mapping[str, ShapeSet] | None = None
         self._measures: dict[str, CloudMeasure | DecodedMeasure] = {}
-        self._known: dict[tuple[tuple[str, ...], str, int], ShapeSet] = {}
+        self._labelled = LabelledParts(self._part, self._values, labels)
         # An unknown class is found here, before any work.
         model.classes(class_name, 0, 0, 1)
 
@@ -113,7 +113,7 @@ class ShapeTask:
 
     def data(self, batch_size: int, seed: int, labels: Sequence[str] = (), part: str = "train") -> BatchSource:
         """The data of the base, or `--data`."""
-        shapes = self._labelled(labels, part) if labels else self._part(part)
+        shapes = self._labelled.of(labels, part) if labels else self._part(part)
         n_classes = len(self.model.class_law)
         condition = {name: shapes.properties[name].astype(np.float32) for name in labels}
         if n_classes:
@@ -163,7 +163,7 @@ class ShapeTask:
         what shall be measured on them."""
         return without_predictors(texts, find_scorer)
 
-    def terms(self, requests: Sequence[ControlRequest], most: int = MEASURED) -> list[ControlTerm]:
+    def terms(self, requests: Sequence[ControlRequest], most: int) -> list[ControlTerm]:
         """Learned predictors for `height_m`; scorers for `height_m±0.01`, and for what no predictor that ships knows.
         Values from the data."""
         return [self._term(request, most) for request in requests]
@@ -178,16 +178,16 @@ class ShapeTask:
             own = load_clean_predictor(Path(self._predictor), self.model.description, NETWORKS, self.model.device, name)
             return own or (load_predictor(self._predictor, self.model.codec, self.model.device).for_property(name), 1.0)
 
-        return request.term(name, lambda: self.outcomes(name, most)[1], lambda: self._measure(name), learned)
+        return request.term(name, lambda: self._labelled.values(name, most), lambda: self._measure(name), learned)
 
     def _is_learned(self, name: str) -> bool:
         """Whether the predictor that ships knows this column; one that was asked for is taken at its word."""
         return self._predictor != DEFAULT or load_predictor(DEFAULT, self.model.codec, self.model.device).knows(name)
 
-    def outcomes(self, name: str, most: int = 0) -> tuple[str, torch.Tensor]:
+    def outcomes(self, name: str) -> tuple[str, torch.Tensor]:
         """The scorer's column, and its values (M,) of the training shapes that may be learnt from."""
         column = find_scorer(name, None).name
-        return column, torch.from_numpy(self._labelled([column], most=most).properties[column]).float()
+        return column, self._labelled.values(column)
 
     def control_judge(self, terms: Sequence[ControlTerm]) -> Callable[[State], RewardResult] | None:
         """The scorers of the controls' names."""
@@ -211,14 +211,6 @@ class ShapeTask:
         """End the workers."""
         for measure in self._measures.values():
             getattr(measure, "close", lambda: None)()
-
-    def _labelled(self, names: Sequence[str], part: str = "train", most: int = 0) -> ShapeSet:
-        """See `with_labels`; of the training part as many as may be used."""
-        asked = (tuple(names), part, most)
-        if asked not in self._known:
-            labels = self._labels if part == "train" else 0
-            self._known[asked] = with_labels(self._part(part), names, self._values, labels, most)
-        return self._known[asked]
 
     def _values(self, name: str, shapes: ShapeSet) -> Measured:
         """What the data do not say, by the scorer of that name: of as many points as samples will have."""

@@ -7,9 +7,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from common.errors import InputError
 from common.rewards import Measured
@@ -40,6 +42,34 @@ class Labelled(Protocol):
 MEASURED = 500
 _AT_A_TIME, _SAY_EVERY_S = 64, 10.0
 _Samples = TypeVar("_Samples", bound=Labelled)
+
+
+class LabelledParts(Generic[_Samples]):
+    """The labelled samples of the parts of a data set, each choice made, and measured, once.
+
+    Args:
+        part: name -> the samples of `train`, `val` or `test`.
+        measure: see `with_labels`.
+        labels: of the training part, how many may be used; 0 for all.
+    """
+
+    def __init__(
+        self, part: Callable[[str], _Samples], measure: Callable[[str, _Samples], Measured], labels: int = 0
+    ) -> None:
+        self._part, self._measure, self._labels = part, measure, labels
+        self._chosen: dict[tuple[tuple[str, ...], str, int], _Samples] = {}
+
+    def of(self, names: Sequence[str], part: str = "train", most: int = 0) -> _Samples:
+        """Those of `part` whose values of all of `names` are known; see `with_labels`."""
+        asked = (tuple(names), part, most)
+        if asked not in self._chosen:
+            labels = self._labels if part == "train" else 0
+            self._chosen[asked] = with_labels(self._part(part), names, self._measure, labels, most)
+        return self._chosen[asked]
+
+    def values(self, name: str, most: int = 0) -> Tensor:
+        """(M,) float32 values of one column, of the training part."""
+        return torch.from_numpy(self.of([name], most=most).properties[name]).float()
 
 
 def with_labels(
@@ -83,7 +113,7 @@ def with_labels(
                 logger.info("%d/%d measured", min(first + _AT_A_TIME, count), count)
                 said = time.monotonic()
         samples = dataclasses.replace(samples, properties={**samples.properties, name: np.concatenate(parts)})
-    found = np.flatnonzero(np.all([np.isfinite(samples.properties[name]) for name in names], axis=0))
+    found = _complete(samples.properties, names)
     why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(1))
     if len(found) < 2:
         raise InputError(
@@ -113,7 +143,7 @@ def labelled_indices(properties: Mapping[str, np.ndarray], names: Sequence[str],
         if name not in properties:
             known = ", ".join(properties) or "none"
             raise InputError(f"the data have no column '{name}' to take values from; columns: {known}")
-    found = np.flatnonzero(np.all([np.isfinite(properties[name]) for name in names], axis=0))
+    found = _complete(properties, names)
     if labels == 0 and len(found):
         return found
     if not 2 <= labels <= len(found):
@@ -121,3 +151,8 @@ def labelled_indices(properties: Mapping[str, np.ndarray], names: Sequence[str],
             f"got {labels} labels, expected 2 to {len(found)}, the samples with values of {', '.join(names)}"
         )
     return np.sort(np.random.default_rng(0).permutation(found)[:labels])
+
+
+def _complete(properties: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """(K,) indices, ascending, of the samples that have a value in each of these columns."""
+    return np.flatnonzero(np.all([np.isfinite(properties[name]) for name in names], axis=0))
