@@ -14,6 +14,7 @@ def verbs() -> list[Verb]:
         data,
         doctor,
         evaluate,
+        extrapolate,
         finetune,
         generate,
         gradients,
@@ -28,8 +29,8 @@ def verbs() -> list[Verb]:
 
     return [
         doctor.VERB, models.VERB, data.VERB, rewards.VERB, train.VERB, train_predictor.VERB,
-        train_classifier.VERB, finetune.VERB, gradients.VERB, generate.VERB, evaluate.VERB, score.VERB, view.VERB,
-        benchmark.VERB,
+        train_classifier.VERB, finetune.VERB, extrapolate.VERB, gradients.VERB, generate.VERB, evaluate.VERB,
+        score.VERB, view.VERB, benchmark.VERB,
     ]  # fmt: skip
 
 
