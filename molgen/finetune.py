@@ -16,7 +16,7 @@ from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.guidance import load_clean_predictor
 from common.predictors import Predictor
-from common.rewards import Measured, RewardResult, ScoreCache, without_predictors
+from common.rewards import DecodedMeasure, Measured, RewardResult, ScoreCache, without_predictors
 from common.training.labels import LabelledParts
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
@@ -32,7 +32,7 @@ from molgen.model import MoleculeModel
 from molgen.models import NETWORKS
 from molgen.predictors import DEFAULT, load_predictor
 from molgen.results import training_data
-from molgen.rewards.reward import DecodedMeasure, MoleculeReward
+from molgen.rewards.reward import MoleculeReward
 from molgen.rewards.scoring import MoleculeScorer
 from molgen.rewards.table import REWARDS, Place, find_column, find_scorer
 
@@ -186,7 +186,7 @@ class MoleculeTask:
     def close(self) -> None:
         """End the workers."""
         for measure in self._measures.values():
-            measure.scorer.close()
+            measure.close()
 
     def _values(self, name: str, molecules: MoleculeSet) -> Measured:
         """What the data do not say, by the scorer of that name."""

@@ -17,7 +17,7 @@ from common.diffusion.control import ControlledDenoiser
 from common.errors import InputError
 from common.guidance import load_clean_predictor
 from common.predictors import Predictor
-from common.rewards import Measured, RewardResult, without_predictors
+from common.rewards import DecodedMeasure, Measured, RewardResult, without_predictors
 from common.training.labels import LabelledParts
 from common.training.module import BatchSource
 from common.training.task import ControlJudge, ControlRequest, Prompt
@@ -30,7 +30,7 @@ from shapegen.metrics.torch_distances import chamfer_matrix
 from shapegen.model import ShapeModel, one_hot
 from shapegen.models import NETWORKS
 from shapegen.predictors import DEFAULT, load_predictor
-from shapegen.rewards.reward import CloudMeasure, DecodedMeasure, ShapeReward, measure_of
+from shapegen.rewards.reward import CloudMeasure, ShapeReward, measure_of
 from shapegen.rewards.table import find_scorer
 
 # Shapes and points that likeness and diversity are measured with.
@@ -210,7 +210,8 @@ class ShapeTask:
     def close(self) -> None:
         """End the workers."""
         for measure in self._measures.values():
-            getattr(measure, "close", lambda: None)()
+            if isinstance(measure, DecodedMeasure):
+                measure.close()
 
     def _values(self, name: str, shapes: ShapeSet) -> Measured:
         """What the data do not say, by the scorer of that name: of as many points as samples will have."""

@@ -12,6 +12,7 @@ from common.rewards.conditions import (
     warn_outside,
     without_predictors,
 )
+from common.rewards.decoded import DecodedMeasure
 from common.rewards.goals import Category, Goal, Maximise, Range, Target
 from common.rewards.quantity import Quantity, find_quantity
 from common.rewards.reward import FunctionReward, Remembering, Reward, RewardResult, SummedReward, check_gradient
@@ -23,6 +24,7 @@ __all__ = [
     "Category",
     "ComposedReward",
     "Condition",
+    "DecodedMeasure",
     "FunctionReward",
     "Goal",
     "Maximise",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from common.errors import InputError
 from common.rewards import (
     PREDICTED,
     Condition,
+    DecodedMeasure,
     Measure,
-    Measured,
     Objective,
     ScoreCache,
     TypedReward,
@@ -31,33 +30,6 @@ from molgen.rewards.scoring import MoleculeScorer
 from molgen.rewards.table import REWARDS, Scorer, find_scorer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DecodedMeasure:
-    """States -> molecules -> scores: a `Measure` without gradients, by workers.
-
-    Attributes:
-        decode: states -> molecules.
-        scorer: scores them.
-    """
-
-    decode: Callable[[State], MoleculeSet]
-    scorer: MoleculeScorer
-    differentiable: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """See `Measure`."""
-        return tuple(scorer.name for scorer in self.scorer.scorers)
-
-    def __call__(self, state: State) -> Measured:
-        """See `Measure`."""
-        with torch.no_grad():
-            table = self.scorer.score(self.decode(state))
-        # float64, because a total energy has ten significant digits.
-        values = {name: torch.from_numpy(column) for name, column in table.values.items()}
-        return Measured(values, table.failures)
 
 
 class MoleculeReward(TypedReward):

@@ -13,6 +13,7 @@ from common.diffusion import State
 from common.errors import InputError
 from common.rewards import (
     Condition,
+    DecodedMeasure,
     Measure,
     Measured,
     Objective,
@@ -55,37 +56,6 @@ class CloudMeasure:
             return Measured(estimate(self.scorers, Cloud.of_state(state, self.codec)))
 
 
-@dataclass(frozen=True)
-class DecodedMeasure:
-    """States -> points -> scores: a `Measure` without gradients, by workers.
-
-    Attributes:
-        codec: of the states.
-        scorer: scores the shapes.
-    """
-
-    codec: ShapeCodec
-    scorer: ShapeScorer
-    differentiable: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """See `Measure`."""
-        return tuple(scorer.name for scorer in self.scorer.scorers)
-
-    def __call__(self, state: State) -> Measured:
-        """See `Measure`."""
-        unit = METRES.get(self.codec.unit, 1.0)
-        points = self.codec.points_of(state.x[..., :3]).astype(float) * unit
-        shapes = [Given(cloud[real]) for cloud, real in zip(points, state.mask.cpu().numpy(), strict=True)]
-        table = self.scorer.score(shapes)
-        return Measured({name: torch.from_numpy(column) for name, column in table.values.items()}, table.failures)
-
-    def close(self) -> None:
-        """End the workers."""
-        self.scorer.close()
-
-
 class ShapeReward(TypedReward):
     """A reward of shapes' states, from conditions as typed.
 
@@ -124,7 +94,7 @@ class ShapeReward(TypedReward):
         engine = ShapeScorer(others, workers, time_limit_s, ScoreCache(path=cache_path), launcher, unit=codec.unit)
         measures: list[Measure] = [CloudMeasure(codec, on_points)] if on_points else []
         if others:
-            measures.append(DecodedMeasure(codec, engine))
+            measures.append(DecodedMeasure(partial(_given, codec), engine))
         super().__init__(Objective(conditions, aggregate, floor), measures, _example(codec), engine)
 
 
@@ -151,7 +121,14 @@ def measure_of(
     _check_codec(scorers, codec)
     if scorers[0].place is Place.POINTS:
         return CloudMeasure(codec, tuple(scorers))
-    return DecodedMeasure(codec, ShapeScorer(scorers, workers, time_limit_s, launcher=launcher, unit=codec.unit))
+    scorer = ShapeScorer(scorers, workers, time_limit_s, launcher=launcher, unit=codec.unit)
+    return DecodedMeasure(partial(_given, codec), scorer)
+
+
+def _given(codec: ShapeCodec, state: State) -> list[Given]:
+    """The clouds of states, in metres where their unit is known."""
+    points = codec.points_of(state.x[..., :3]).astype(float) * METRES.get(codec.unit, 1.0)
+    return [Given(cloud[real]) for cloud, real in zip(points, state.mask.cpu().numpy(), strict=True)]
 
 
 def _check_codec(scorers: list[Scorer], codec: ShapeCodec) -> None:
